@@ -1,0 +1,2 @@
+//! barkeep.
+fn main() {}
