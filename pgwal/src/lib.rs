@@ -9,6 +9,8 @@ pub mod segment;
 pub mod target;
 pub mod timeline;
 pub mod timestamp;
+#[cfg(feature = "wire")]
+pub mod wire;
 
 pub use history::History;
 pub use label::BackupLabel;
