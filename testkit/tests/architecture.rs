@@ -35,7 +35,8 @@ fn crates_import_only_along_the_arrows() {
     let allowed: BTreeMap<&str, &[&str]> = ALLOWED.iter().copied().collect();
     for package in metadata["packages"].as_array().unwrap() {
         let name = package["name"].as_str().unwrap();
-        let arrows = allowed.get(name).unwrap_or_else(|| panic!("a new crate, {name}: draw its arrows first"));
+        let arrows =
+            allowed.get(name).unwrap_or_else(|| panic!("a new crate, {name}: draw its arrows first"));
         let imports: BTreeSet<&str> = package["dependencies"]
             .as_array()
             .unwrap()
