@@ -1,0 +1,554 @@
+//! Compressions by configuration name, magic bytes and level, as streaming readers and writers.
+//!
+//! The formats are the ones that Barman and the command-line tools read and write: gzip members, bzip2 and xz streams,
+//! zstd and LZ4 frames, the snappy framing format. A file is told by its first bytes ([`Compression::detect`]), never
+//! by its name.
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read, Write};
+
+use bzip2::read::MultiBzDecoder;
+use bzip2::write::BzEncoder;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
+use liblzma::read::XzDecoder;
+use liblzma::write::XzEncoder;
+
+/// How many of a file's first bytes [`Compression::detect`] needs.
+pub const MAGIC_BYTES: usize = 10;
+/// Memory that an xz stream may ask for when decompressed, in bytes: above what preset 9 needs (65 MiB).
+const XZ_MEMORY_BYTES_MAX: u64 = 256 << 20;
+/// Largest zstd window accepted, as a power of two in bytes: 128 MiB, what the zstd tool accepts by default too.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+/// Size of the buffers in front of decoders, in bytes.
+const BUFFER_BYTES: usize = 128 << 10;
+
+/// How a file's bytes are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// RFC 1952.
+    Gzip,
+    /// bzip2.
+    Bzip2,
+    /// The xz container with LZMA2.
+    Xz,
+    /// RFC 8878.
+    Zstd,
+    /// The LZ4 frame format.
+    Lz4,
+    /// The snappy framing format.
+    Snappy,
+}
+
+impl Compression {
+    /// All of them.
+    pub const ALL: [Compression; 7] = [
+        Compression::None,
+        Compression::Gzip,
+        Compression::Bzip2,
+        Compression::Xz,
+        Compression::Zstd,
+        Compression::Lz4,
+        Compression::Snappy,
+    ];
+
+    /// The compression that a configuration file means: Barman's names, with those that differ only in who does the
+    /// work (`pigz`, `pygzip`, `pybzip2`). `None` for a name that stands for nothing known.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "none" => Compression::None,
+            "gzip" | "pigz" | "pygzip" => Compression::Gzip,
+            "bzip2" | "pybzip2" => Compression::Bzip2,
+            "xz" => Compression::Xz,
+            "zstd" => Compression::Zstd,
+            "lz4" => Compression::Lz4,
+            "snappy" => Compression::Snappy,
+            _ => return None,
+        })
+    }
+
+    /// Its name in configuration files and in `xlog.db`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Compression::None => "none",
+            Compression::Gzip => "gzip",
+            Compression::Bzip2 => "bzip2",
+            Compression::Xz => "xz",
+            Compression::Zstd => "zstd",
+            Compression::Lz4 => "lz4",
+            Compression::Snappy => "snappy",
+        }
+    }
+
+    /// What a file compressed with it begins with; empty for [`Compression::None`].
+    pub const fn magic(self) -> &'static [u8] {
+        match self {
+            Compression::None => b"",
+            Compression::Gzip => b"\x1f\x8b\x08",
+            Compression::Bzip2 => b"BZh",
+            Compression::Xz => b"\xfd7zXZ\0",
+            Compression::Zstd => b"\x28\xb5\x2f\xfd",
+            Compression::Lz4 => b"\x04\x22\x4d\x18",
+            Compression::Snappy => b"\xff\x06\0\0sNaPpY",
+        }
+    }
+
+    /// Tells a file's compression by its first [`MAGIC_BYTES`] bytes (fewer when the file is shorter).
+    ///
+    /// ```
+    /// use barkeep_transport::codec::Compression;
+    /// assert_eq!(Compression::detect(b"\x1f\x8b\x08\0\0\0\0\0\0\xff"), Compression::Gzip);
+    /// assert_eq!(Compression::detect(b"\x10\xd1\x07\0"), Compression::None);
+    /// ```
+    pub fn detect(first_bytes: &[u8]) -> Self {
+        Self::ALL
+            .into_iter()
+            .find(|one| *one != Compression::None && first_bytes.starts_with(one.magic()))
+            .unwrap_or(Compression::None)
+    }
+
+    /// The numeric level that `level` means here, clamped to the range that configuration files may use. Formats
+    /// without levels always answer 0.
+    pub fn level_number(self, level: Level) -> i32 {
+        let (least, low, medium, high, most) = match self {
+            Compression::None | Compression::Snappy => (0, 0, 0, 0, 0),
+            Compression::Gzip => (1, 1, 6, 9, 9),
+            Compression::Bzip2 => (1, 1, 5, 9, 9),
+            Compression::Xz => (1, 1, 3, 5, 9),
+            Compression::Zstd => (-22, 1, 4, 9, 22),
+            Compression::Lz4 => (0, 0, 6, 10, 16),
+        };
+        match level {
+            Level::Low => low,
+            Level::Medium => medium,
+            Level::High => high,
+            Level::Number(number) => number.clamp(least, most),
+        }
+    }
+
+    /// A writer that compresses into `sink`. Nothing is complete before [`Encoder::finish`].
+    ///
+    /// # Errors
+    /// When the compressor can't be set up or `sink` refuses its first bytes.
+    pub fn writer<W: Write>(self, sink: W, level: Level) -> io::Result<Encoder<W>> {
+        let number = self.level_number(level);
+        Ok(Encoder(match self {
+            Compression::None => Encode::None(sink),
+            Compression::Gzip => {
+                Encode::Gzip(Box::new(GzEncoder::new(sink, flate2::Compression::new(number.unsigned_abs()))))
+            }
+            Compression::Bzip2 => {
+                Encode::Bzip2(Box::new(BzEncoder::new(sink, bzip2::Compression::new(number.unsigned_abs()))))
+            }
+            Compression::Xz => Encode::Xz(Box::new(XzEncoder::new(sink, number.unsigned_abs()))),
+            Compression::Zstd => {
+                let mut encoder = zstd::stream::write::Encoder::new(sink, number)?;
+                encoder.include_checksum(true)?;
+                Encode::Zstd(Box::new(encoder))
+            }
+            Compression::Lz4 => {
+                use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+                let frame = FrameInfo::new()
+                    .block_size(BlockSize::Max256KB)
+                    .block_mode(BlockMode::Linked)
+                    .content_checksum(true);
+                Encode::Lz4(Box::new(FrameEncoder::with_frame_info(frame, sink)))
+            }
+            Compression::Snappy => Encode::Snappy(Box::new(snap::write::FrameEncoder::new(sink))),
+        }))
+    }
+
+    /// A reader that decompresses `source`: all of it, also when it is several members or frames one after another.
+    ///
+    /// It is as large as the compressed bytes say, which may be a lie: put a [`Bounded`] around it when `source` is
+    /// not trusted.
+    ///
+    /// # Errors
+    /// When the decompressor can't be set up. Wrong bytes are found on reading.
+    pub fn reader<'a, R: Read + Send + 'a>(self, source: R) -> io::Result<Box<dyn Read + Send + 'a>> {
+        Ok(match self {
+            Compression::None => Box::new(source),
+            Compression::Gzip => Box::new(MultiGzDecoder::new(source)),
+            Compression::Bzip2 => Box::new(MultiBzDecoder::new(source)),
+            Compression::Xz => {
+                let stream = liblzma::stream::Stream::new_stream_decoder(
+                    XZ_MEMORY_BYTES_MAX,
+                    liblzma::stream::CONCATENATED,
+                )?;
+                Box::new(XzDecoder::new_stream(source, stream))
+            }
+            Compression::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::new(source)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                Box::new(decoder)
+            }
+            Compression::Lz4 => Box::new(Lz4Reader::new(source)),
+            Compression::Snappy => Box::new(snap::read::FrameDecoder::new(source)),
+        })
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How hard to compress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Level {
+    /// `low`: quick.
+    Low,
+    /// `medium`: each format's usual compromise.
+    #[default]
+    Medium,
+    /// `high`: small.
+    High,
+    /// A number in the format's own scale; out of its range it is clamped.
+    Number(i32),
+}
+
+impl Level {
+    /// Reads a configuration value: `low`, `medium`, `high` or a whole number.
+    pub fn from_name(text: &str) -> Option<Self> {
+        match text {
+            "low" => Some(Level::Low),
+            "medium" => Some(Level::Medium),
+            "high" => Some(Level::High),
+            number => number.parse().ok().map(Level::Number),
+        }
+    }
+}
+
+/// Reads the first bytes of `source`, tells its compression, and gives back a reader of the whole.
+///
+/// # Errors
+/// When reading fails.
+pub fn sniff<R: Read>(source: R) -> io::Result<(Compression, BufReader<R>)> {
+    let mut source = BufReader::with_capacity(BUFFER_BYTES, source);
+    // A regular file fills the buffer at once; a pipe may deliver less than the magic in its first read, and then
+    // there is no way to put bytes back. Files are what this is for.
+    let first_bytes = source.fill_buf()?;
+    let compression = Compression::detect(&first_bytes[..first_bytes.len().min(MAGIC_BYTES)]);
+    Ok((compression, source))
+}
+
+/// Compresses what is written to it.
+pub struct Encoder<W: Write>(Encode<W>);
+
+enum Encode<W: Write> {
+    None(W),
+    Gzip(Box<GzEncoder<W>>),
+    Bzip2(Box<BzEncoder<W>>),
+    Xz(Box<XzEncoder<W>>),
+    Zstd(Box<zstd::stream::write::Encoder<'static, W>>),
+    Lz4(Box<lz4_flex::frame::FrameEncoder<W>>),
+    Snappy(Box<snap::write::FrameEncoder<W>>),
+}
+
+impl<W: Write> Encoder<W> {
+    /// Writes what is still held back and the format's end, and gives the sink back.
+    ///
+    /// # Errors
+    /// When the sink refuses bytes.
+    pub fn finish(self) -> io::Result<W> {
+        match self.0 {
+            Encode::None(sink) => Ok(sink),
+            Encode::Gzip(encoder) => encoder.finish(),
+            Encode::Bzip2(encoder) => encoder.finish(),
+            Encode::Xz(encoder) => encoder.finish(),
+            Encode::Zstd(encoder) => encoder.finish(),
+            Encode::Lz4(encoder) => encoder.finish().map_err(io::Error::from),
+            Encode::Snappy(encoder) => encoder.into_inner().map_err(snap::write::IntoInnerError::into_error),
+        }
+    }
+
+    fn inner(&mut self) -> &mut dyn Write {
+        match &mut self.0 {
+            Encode::None(sink) => sink,
+            Encode::Gzip(encoder) => encoder,
+            Encode::Bzip2(encoder) => encoder,
+            Encode::Xz(encoder) => encoder,
+            Encode::Zstd(encoder) => encoder,
+            Encode::Lz4(encoder) => encoder,
+            Encode::Snappy(encoder) => encoder,
+        }
+    }
+}
+
+impl<W: Write> Write for Encoder<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.inner().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner().flush()
+    }
+}
+
+impl<W: Write> fmt::Debug for Encoder<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoder").finish_non_exhaustive()
+    }
+}
+
+/// Reads at most `limit` bytes and fails where there are more: against archives that claim to be endless.
+#[derive(Debug)]
+pub struct Bounded<R> {
+    source: R,
+    limit: u64,
+    left: u64,
+}
+
+impl<R: Read> Bounded<R> {
+    /// Bounds `source` to `limit` bytes.
+    pub const fn new(source: R, limit: u64) -> Self {
+        Bounded { source, limit, left: limit }
+    }
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 && !buffer.is_empty() {
+            let mut probe = [0_u8; 1];
+            return match self.source.read(&mut probe)? {
+                0 => Ok(0),
+                _ => Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("more than {} bytes when decompressed", self.limit),
+                )),
+            };
+        }
+        let room = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let count = self.source.read(&mut buffer[..room])?;
+        self.left = self.left.saturating_sub(count as u64);
+        Ok(count)
+    }
+}
+
+/// Reads LZ4 frames one after another until the source ends. The library's decoder stops after the first frame, and
+/// takes a source that ends between two blocks for a complete one.
+struct Lz4Reader<R: Read> {
+    decoder: lz4_flex::frame::FrameDecoder<FrameSource<R>>,
+}
+
+/// A source whose end is an error while a frame is being read.
+struct FrameSource<R> {
+    source: BufReader<R>,
+    in_frame: bool,
+}
+
+impl<R: Read> Lz4Reader<R> {
+    fn new(source: R) -> Self {
+        let source = BufReader::with_capacity(BUFFER_BYTES, source);
+        Lz4Reader { decoder: lz4_flex::frame::FrameDecoder::new(FrameSource { source, in_frame: false }) }
+    }
+}
+
+impl<R: Read> Read for Lz4Reader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let source = self.decoder.get_mut();
+            if !source.in_frame {
+                if source.source.fill_buf()?.is_empty() {
+                    return Ok(0);
+                }
+                source.in_frame = true;
+            }
+            match self.decoder.read(buffer)? {
+                0 => self.decoder.get_mut().in_frame = false,
+                count => return Ok(count),
+            }
+        }
+    }
+}
+
+impl<R: Read> Read for FrameSource<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.source.read(buffer)? {
+            // Not UnexpectedEof: that is the kind that the decoder takes for a regular end.
+            0 if self.in_frame && !buffer.is_empty() => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "the LZ4 frame is cut off"))
+            }
+            count => Ok(count),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LEVELS: [Level; 5] =
+        [Level::Low, Level::Medium, Level::High, Level::Number(-1000), Level::Number(1)];
+
+    fn compress(compression: Compression, level: Level, bytes: &[u8]) -> Vec<u8> {
+        let mut writer = compression.writer(Vec::new(), level).unwrap();
+        writer.write_all(bytes).unwrap();
+        writer.finish().unwrap()
+    }
+
+    fn decompress(compression: Compression, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut plain = Vec::new();
+        compression.reader(bytes)?.read_to_end(&mut plain)?;
+        Ok(plain)
+    }
+
+    /// Bytes that neither compress to nothing nor not at all.
+    fn sample(length: usize) -> Vec<u8> {
+        let mut state = 1_u32;
+        let mut step = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        (0..length).map(|at| if at % 7 < 4 { b'w' } else { step() & 0x1f }).collect()
+    }
+
+    #[test]
+    fn every_format_reads_back_what_it_wrote_at_every_level() {
+        for compression in Compression::ALL {
+            for level in LEVELS {
+                for length in [0, 1, 70_000, 1 << 20] {
+                    let plain = sample(length);
+                    let packed = compress(compression, level, &plain);
+                    assert_eq!(
+                        decompress(compression, &packed).unwrap(),
+                        plain,
+                        "{compression} {level:?} {length}"
+                    );
+                    if length > 0 {
+                        assert_eq!(Compression::detect(&packed), compression);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn members_and_frames_one_after_another_are_one_file() {
+        for compression in Compression::ALL {
+            let mut packed = compress(compression, Level::Medium, &sample(50_000));
+            packed.extend(compress(compression, Level::Medium, b"and more"));
+            let mut expected = sample(50_000);
+            expected.extend_from_slice(b"and more");
+            assert_eq!(decompress(compression, &packed).unwrap(), expected, "{compression}");
+        }
+    }
+
+    #[test]
+    fn a_truncated_file_is_an_error_and_never_a_short_success() {
+        let plain = sample(300_000);
+        for compression in Compression::ALL {
+            // The snappy framing format has no end mark, so a cut between two chunks can't be seen there.
+            if matches!(compression, Compression::None | Compression::Snappy) {
+                continue;
+            }
+            let packed = compress(compression, Level::Medium, &plain);
+            for cut in [packed.len() - 1, packed.len() - 5, packed.len() / 2, 12] {
+                assert!(decompress(compression, &packed[..cut]).is_err(), "{compression} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_an_error_in_every_format_with_a_checksum() {
+        let plain = sample(300_000);
+        for compression in Compression::ALL {
+            if compression == Compression::None {
+                continue;
+            }
+            let mut packed = compress(compression, Level::Medium, &plain);
+            let middle = packed.len() / 2;
+            packed[middle] ^= 0x10;
+            assert!(decompress(compression, &packed).is_err(), "{compression}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_stopped_at_the_limit() {
+        let plain = vec![0_u8; 1 << 20];
+        for compression in Compression::ALL {
+            let packed = compress(compression, Level::Medium, &plain);
+            let read = |limit| {
+                let mut found = Vec::new();
+                Bounded::new(compression.reader(packed.as_slice()).unwrap(), limit).read_to_end(&mut found)
+            };
+            assert_eq!(read(1 << 20).unwrap(), 1 << 20, "{compression}");
+            assert!(read((1 << 20) - 1).unwrap_err().to_string().contains("more than 1048575 bytes"));
+        }
+    }
+
+    #[test]
+    fn configuration_names_are_barmans() {
+        for (name, compression) in [
+            ("gzip", Compression::Gzip),
+            ("pigz", Compression::Gzip),
+            ("pygzip", Compression::Gzip),
+            ("bzip2", Compression::Bzip2),
+            ("pybzip2", Compression::Bzip2),
+            ("xz", Compression::Xz),
+            ("zstd", Compression::Zstd),
+            ("lz4", Compression::Lz4),
+            ("snappy", Compression::Snappy),
+            ("none", Compression::None),
+        ] {
+            assert_eq!(Compression::from_name(name), Some(compression));
+        }
+        assert_eq!(Compression::from_name("custom"), None);
+        for compression in Compression::ALL {
+            assert_eq!(Compression::from_name(compression.name()), Some(compression));
+        }
+    }
+
+    #[test]
+    fn levels_are_barmans_and_clamped() {
+        let numbers = |compression: Compression| {
+            [Level::Low, Level::Medium, Level::High, Level::Number(-99), Level::Number(99)]
+                .map(|level| compression.level_number(level))
+        };
+        assert_eq!(numbers(Compression::Gzip), [1, 6, 9, 1, 9]);
+        assert_eq!(numbers(Compression::Bzip2), [1, 5, 9, 1, 9]);
+        assert_eq!(numbers(Compression::Xz), [1, 3, 5, 1, 9]);
+        assert_eq!(numbers(Compression::Zstd), [1, 4, 9, -22, 22]);
+        assert_eq!(numbers(Compression::Lz4), [0, 6, 10, 0, 16]);
+        assert_eq!(Level::from_name("medium"), Some(Level::Medium));
+        assert_eq!(Level::from_name("-3"), Some(Level::Number(-3)));
+        assert_eq!(Level::from_name("fast"), None);
+    }
+
+    #[test]
+    fn sniffing_loses_no_byte() {
+        for compression in Compression::ALL {
+            let packed = compress(compression, Level::Low, b"some words");
+            let (found, source) = sniff(packed.as_slice()).unwrap();
+            assert_eq!(found, compression);
+            let mut plain = Vec::new();
+            found.reader(source).unwrap().read_to_end(&mut plain).unwrap();
+            assert_eq!(plain, b"some words");
+        }
+        assert_eq!(sniff(io::empty()).unwrap().0, Compression::None);
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_never_panic(bytes: Vec<u8>, which in 0..Compression::ALL.len()) {
+            let compression = Compression::ALL[which];
+            let mut hostile = compression.magic().to_vec();
+            hostile.extend(bytes);
+            let mut sink = Vec::new();
+            let _ = Bounded::new(compression.reader(hostile.as_slice()).unwrap(), 1 << 20).read_to_end(&mut sink);
+        }
+
+        #[test]
+        fn any_bytes_round_trip(bytes: Vec<u8>, which in 0..Compression::ALL.len()) {
+            let compression = Compression::ALL[which];
+            prop_assert_eq!(decompress(compression, &compress(compression, Level::Low, &bytes)).unwrap(), bytes);
+        }
+    }
+}

@@ -1,0 +1,682 @@
+//! The one way to publish a file, so that it survives a crash whole or not at all.
+//!
+//! A new file is written under a hidden temporary name in the directory it is meant for, fsynced, renamed, and then
+//! the directory is fsynced: after `Ok`, a power cut at any moment leaves the new content; after an error, readers
+//! see the old content or none, never a part. Removing and moving names follow the same rule: what is not fsynced in
+//! the directory has not happened.
+//!
+//! Temporary names start with a dot and end in `.tmp` (see [`is_temporary`]), which PostgreSQL's and Barman's
+//! directory scans skip.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use crate::faults;
+
+/// Longest file name that a Linux directory holds, in bytes (`NAME_MAX`).
+const NAME_BYTES_MAX: usize = 255;
+/// How many temporary names are tried before giving up on a directory.
+const TEMPORARY_NAME_TRIES: u32 = 64;
+/// What temporary names have between the final name and the process id.
+const TEMPORARY_MARK: &str = ".barkeep-";
+
+/// What was being done when storage failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Step {
+    /// Creating a file.
+    Create,
+    /// Writing into it.
+    Write,
+    /// Setting its mode or times.
+    Metadata,
+    /// Bringing its content to stable storage.
+    Sync,
+    /// Giving it its final name.
+    Rename,
+    /// Giving it a second name.
+    Link,
+    /// Removing a name.
+    Remove,
+    /// Creating a directory.
+    CreateDirectory,
+    /// Removing a directory.
+    RemoveDirectory,
+    /// Bringing a directory's names to stable storage.
+    SyncDirectory,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Step::Create => "create",
+            Step::Write => "write",
+            Step::Metadata => "set the mode and times of",
+            Step::Sync => "fsync",
+            Step::Rename => "rename",
+            Step::Link => "link",
+            Step::Remove => "remove",
+            Step::CreateDirectory => "create the directory",
+            Step::RemoveDirectory => "remove the directory",
+            Step::SyncDirectory => "fsync the directory",
+        })
+    }
+}
+
+/// A failed step on the way to stable storage.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} '{}': {source}", path.display())]
+pub struct DurableError {
+    /// What was being done.
+    pub step: Step,
+    /// To which file or directory.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub source: io::Error,
+}
+
+impl DurableError {
+    /// The kind of the underlying error: `AlreadyExists` and `NotFound` are the ones worth a branch.
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+}
+
+/// The result of a durable operation.
+pub type Result<T> = std::result::Result<T, DurableError>;
+
+/// Replaces `path` by a file holding `bytes`, with mode 0666 less the umask.
+///
+/// # Errors
+/// At the first step that fails; `path` then has its old content.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = TempFile::create(path)?;
+    file.write_bytes(bytes)?;
+    file.publish()
+}
+
+/// Creates `path` holding `bytes`; never touches an existing file.
+///
+/// # Errors
+/// With kind `AlreadyExists` when the name is taken; otherwise at the first step that fails.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = TempFile::create(path)?;
+    file.write_bytes(bytes)?;
+    file.publish_new()
+}
+
+/// Renames `from` to `to`, replacing it, and fsyncs both directories. The content of `from` has to be on stable
+/// storage already ([`sync_file`]).
+///
+/// # Errors
+/// At the first step that fails.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    step(Step::Rename, from, || fs::rename(from, to))?;
+    sync_parents(from, to)
+}
+
+/// Like [`rename`], but fails with kind `AlreadyExists` when `to` exists.
+///
+/// # Errors
+/// At the first step that fails.
+pub fn rename_new(from: &Path, to: &Path) -> Result<()> {
+    rename_no_replace(from, to)?;
+    sync_parents(from, to)
+}
+
+/// Gives the file `from` the second name `to`, without fsyncing the directory: for batches, which end in one
+/// [`sync_dir`]. Fails with kind `AlreadyExists` when `to` exists.
+///
+/// # Errors
+/// When the link can't be made; with kind `CrossesDevices` when the two are on different file systems.
+pub fn link_unsynced(from: &Path, to: &Path) -> Result<()> {
+    step(Step::Link, to, || fs::hard_link(from, to))
+}
+
+/// Removes a file's name, without fsyncing the directory: for batches, which end in one [`sync_dir`]. True when
+/// there was one.
+///
+/// # Errors
+/// When the name is there and can't be removed.
+pub fn remove_unsynced(path: &Path) -> Result<bool> {
+    absent_is_fine(step(Step::Remove, path, || fs::remove_file(path)))
+}
+
+/// Removes a file and fsyncs its directory. True when there was one.
+///
+/// # Errors
+/// At the first step that fails.
+pub fn remove(path: &Path) -> Result<bool> {
+    let removed = remove_unsynced(path)?;
+    if removed {
+        sync_dir(parent(path))?;
+    }
+    Ok(removed)
+}
+
+/// Removes an empty directory and fsyncs its parent. True when there was one.
+///
+/// # Errors
+/// At the first step that fails; with kind `DirectoryNotEmpty` when it holds something.
+pub fn remove_dir(path: &Path) -> Result<bool> {
+    let removed = absent_is_fine(step(Step::RemoveDirectory, path, || fs::remove_dir(path)))?;
+    if removed {
+        sync_dir(parent(path))?;
+    }
+    Ok(removed)
+}
+
+/// Removes a directory and all below it, following no link, then fsyncs its parent. True when there was one.
+///
+/// # Errors
+/// At the first step that fails; what was removed until then stays removed.
+pub fn remove_dir_all(path: &Path) -> Result<bool> {
+    let removed = absent_is_fine(step(Step::RemoveDirectory, path, || fs::remove_dir_all(path)))?;
+    if removed {
+        sync_dir(parent(path))?;
+    }
+    Ok(removed)
+}
+
+/// Creates a directory and its missing ancestors with mode 0777 less the umask, and fsyncs the parent of each one
+/// created.
+///
+/// # Errors
+/// At the first step that fails, also when a file is in the way.
+pub fn create_dir_all(path: &Path) -> Result<()> {
+    create_dir_all_mode(path, 0o777)
+}
+
+/// Like [`create_dir_all`], with a mode (less the umask) for the directories that are created.
+///
+/// # Errors
+/// At the first step that fails, also when a file is in the way.
+pub fn create_dir_all_mode(path: &Path, mode: u32) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = parent(path);
+    if above != path {
+        create_dir_all_mode(above, mode)?;
+    }
+    match step(Step::CreateDirectory, path, || DirBuilder::new().mode(mode).create(path)) {
+        Ok(()) => sync_dir(above),
+        // Another process was quicker: the directory is there, but perhaps not durably so.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => sync_dir(above),
+        Err(error) => Err(error),
+    }
+}
+
+/// Brings a file's content and metadata to stable storage.
+///
+/// # Errors
+/// When it can't be opened or fsynced. After a failed fsync its content must be taken as lost.
+pub fn sync_file(path: &Path) -> Result<()> {
+    step(Step::Sync, path, || File::open(path)?.sync_all())
+}
+
+/// Brings a directory's names to stable storage.
+///
+/// # Errors
+/// When it can't be opened or fsynced.
+pub fn sync_dir(path: &Path) -> Result<()> {
+    step(Step::SyncDirectory, path, || File::open(path)?.sync_all())
+}
+
+/// Whether a file name is one of this module's temporary names: what a crash leaves behind, and may be removed by
+/// whoever knows that no writer is at work in the directory.
+pub fn is_temporary(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    let marked = || name.windows(TEMPORARY_MARK.len()).any(|part| part == TEMPORARY_MARK.as_bytes());
+    name.first() == Some(&b'.') && name.ends_with(b".tmp") && marked()
+}
+
+/// Removes the temporary files that a crash left in a directory; how many there were. A directory that does not
+/// exist has none. To be called only by who knows that no writer is at work there.
+///
+/// # Errors
+/// When the directory can't be read or a file can't be removed.
+pub fn remove_temporary_files(directory: &Path) -> Result<usize> {
+    let failed = |source| DurableError { step: Step::Remove, path: directory.to_owned(), source };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if is_temporary(&entry.file_name()) && remove_unsynced(&entry.path())? {
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// A file being written under a temporary name; [`publish`](TempFile::publish) gives it its own. Dropped before
+/// that, it is removed.
+///
+/// ```
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("report");
+/// use barkeep_transport::durable::TempFile;
+/// use std::io::Write;
+///
+/// let mut file = TempFile::create(&path)?;
+/// writeln!(file, "written bit by bit")?;
+/// assert!(!path.exists());
+/// file.publish()?;
+/// assert_eq!(std::fs::read_to_string(&path)?, "written bit by bit\n");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct TempFile {
+    file: File,
+    temporary: PathBuf,
+    path: PathBuf,
+    synced: bool,
+    published: bool,
+}
+
+impl TempFile {
+    /// Starts a file that is to become `path`, with mode 0666 less the umask.
+    ///
+    /// # Errors
+    /// When the temporary file can't be created.
+    pub fn create(path: &Path) -> Result<Self> {
+        Self::create_mode(path, 0o666)
+    }
+
+    /// Like [`create`](TempFile::create) with a mode (less the umask).
+    ///
+    /// # Errors
+    /// When the temporary file can't be created.
+    pub fn create_mode(path: &Path, mode: u32) -> Result<Self> {
+        let mut tries = 0;
+        loop {
+            let temporary = temporary_path(path);
+            let open =
+                || OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&temporary);
+            match step(Step::Create, path, open) {
+                Ok(file) => {
+                    let path = path.to_owned();
+                    return Ok(TempFile { file, temporary, path, synced: false, published: false });
+                }
+                // Left by an earlier process that had our process id.
+                Err(error)
+                    if error.kind() == io::ErrorKind::AlreadyExists && tries < TEMPORARY_NAME_TRIES =>
+                {
+                    tries += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The path that the file will have.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path that it has until then.
+    pub fn temporary_path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// The open file.
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Appends bytes, with an error that names the file (the [`Write`] implementation gives a bare one).
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn write_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write_all(bytes).map_err(|source| self.failed(Step::Write, source))
+    }
+
+    /// Wraps an error that happened while this file was being written, so that it names the file.
+    pub fn failed(&self, step: Step, source: io::Error) -> DurableError {
+        DurableError { step, path: self.path.clone(), source }
+    }
+
+    /// Sets the permission bits, and the modification time when given.
+    ///
+    /// # Errors
+    /// When they can't be set.
+    pub fn set_metadata(&mut self, mode: Option<u32>, modified: Option<SystemTime>) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        self.synced = false;
+        let file = &self.file;
+        step(Step::Metadata, &self.path, || {
+            if let Some(mode) = mode {
+                file.set_permissions(fs::Permissions::from_mode(mode & 0o7777))?;
+            }
+            modified.map_or(Ok(()), |modified| file.set_modified(modified))
+        })
+    }
+
+    /// Brings the content to stable storage. [`publish`](TempFile::publish) does it when this was not called; on
+    /// its own it serves batches, where many files are synced before the first is published.
+    ///
+    /// # Errors
+    /// When the fsync fails; the file can then never be published, since what the system dropped can't be known.
+    pub fn sync(&mut self) -> Result<()> {
+        if !self.synced {
+            let file = &self.file;
+            step(Step::Sync, &self.path, || file.sync_all())?;
+            self.synced = true;
+        }
+        Ok(())
+    }
+
+    /// Syncs, renames to the final path replacing what is there, and fsyncs the directory.
+    ///
+    /// # Errors
+    /// At the first step that fails.
+    pub fn publish(mut self) -> Result<()> {
+        self.sync()?;
+        step(Step::Rename, &self.path, || fs::rename(&self.temporary, &self.path))?;
+        self.published = true;
+        sync_dir(parent(&self.path))
+    }
+
+    /// Like [`publish`](TempFile::publish), but never replaces: fails with kind `AlreadyExists` when the final
+    /// path exists.
+    ///
+    /// # Errors
+    /// At the first step that fails.
+    pub fn publish_new(self) -> Result<()> {
+        let directory = parent(&self.path).to_owned();
+        self.publish_new_unsynced()?;
+        sync_dir(&directory)
+    }
+
+    /// Like [`publish_new`](TempFile::publish_new), without the fsync of the directory: for batches, which end in
+    /// one [`sync_dir`].
+    ///
+    /// # Errors
+    /// At the first step that fails.
+    pub fn publish_new_unsynced(mut self) -> Result<()> {
+        self.sync()?;
+        rename_no_replace(&self.temporary, &self.path)?;
+        self.published = true;
+        Ok(())
+    }
+}
+
+impl Write for TempFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        faults::check(Step::Write, &self.path)?;
+        self.synced = false;
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        if !self.published {
+            // Nothing can be done about a failure here; the name says that the file is rubbish.
+            let _ = remove_unsynced(&self.temporary);
+        }
+    }
+}
+
+/// The directory of a path; `.` for a bare name.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+fn sync_parents(from: &Path, to: &Path) -> Result<()> {
+    // The new name first: between the two, the file may have both names but not none.
+    sync_dir(parent(to))?;
+    if parent(from) != parent(to) {
+        sync_dir(parent(from))?;
+    }
+    Ok(())
+}
+
+/// Renames without replacing. File systems that don't know the flag get a link and an unlink, which are as safe.
+fn rename_no_replace(from: &Path, to: &Path) -> Result<()> {
+    step(Step::Rename, to, || match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        outcome => outcome.map_err(io::Error::from),
+    })
+}
+
+/// `.<name>.barkeep-<pid>-<number>.tmp` beside the final path, the name shortened when it would not fit.
+fn temporary_path(path: &Path) -> PathBuf {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let tail = format!("{TEMPORARY_MARK}{}-{number}.tmp", std::process::id());
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let room = NAME_BYTES_MAX - 1 - tail.len();
+    let mut temporary = Vec::with_capacity(NAME_BYTES_MAX);
+    temporary.push(b'.');
+    temporary.extend_from_slice(&name[..name.len().min(room)]);
+    temporary.extend_from_slice(tail.as_bytes());
+    parent(path).join(OsStr::from_bytes(&temporary))
+}
+
+fn step<T>(step: Step, path: &Path, action: impl FnOnce() -> io::Result<T>) -> Result<T> {
+    faults::check(step, path).and_then(|()| action()).map_err(|source| DurableError {
+        step,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn absent_is_fine(outcome: Result<()>) -> Result<bool> {
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults::Faults;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Runs `action` with a crash at each of its steps in turn; `verify` sees what every crash left behind.
+    fn crash_everywhere(action: impl Fn(&Path) -> Result<()>, verify: impl Fn(&Path, usize)) {
+        for crash in 0.. {
+            let directory = tempfile::tempdir().unwrap();
+            fs::write(directory.path().join("state"), "old").unwrap();
+            let faults = Faults::crash_at(directory.path(), crash);
+            let outcome = action(directory.path());
+            let steps = faults.finish().len();
+            verify(directory.path(), crash);
+            if steps <= crash {
+                outcome.unwrap();
+                return;
+            }
+            outcome.unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_crash_at_any_step_leaves_the_old_content_or_the_new() {
+        crash_everywhere(
+            |root| write(&root.join("state"), b"new"),
+            |root, crash| {
+                let content = fs::read_to_string(root.join("state")).unwrap();
+                assert!(content == "old" || content == "new", "crash at step {crash}: {content:?}");
+                for name in names(root) {
+                    assert!(name == "state" || is_temporary(OsStr::new(&name)), "left behind: {name}");
+                }
+                remove_temporary_files(root).unwrap();
+                assert_eq!(names(root), ["state"]);
+            },
+        );
+    }
+
+    #[test]
+    fn the_content_is_durable_before_the_name_and_the_name_before_success() {
+        let directory = tempfile::tempdir().unwrap();
+        let faults = Faults::trace(directory.path());
+        write(&directory.path().join("state"), b"new").unwrap();
+        let steps: Vec<Step> = faults.finish().into_iter().map(|(step, _)| step).collect();
+        assert_eq!(steps, [Step::Create, Step::Write, Step::Sync, Step::Rename, Step::SyncDirectory]);
+    }
+
+    #[test]
+    fn a_failure_that_is_not_a_crash_removes_the_temporary_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        for fault in 0..4 {
+            let faults = Faults::fail_once_at(directory.path(), fault);
+            let error = write(&path, b"new").unwrap_err();
+            assert!(error.to_string().contains("state"), "{error}");
+            drop(faults);
+            assert_eq!(names(directory.path()), [""; 0], "fault {fault}");
+        }
+    }
+
+    #[test]
+    fn a_new_file_never_replaces_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        write_new(&path, b"first").unwrap();
+        let error = write_new(&path, b"second").unwrap_err();
+        assert_eq!((error.step, error.kind()), (Step::Rename, io::ErrorKind::AlreadyExists));
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(names(directory.path()), ["state"]);
+
+        let other = directory.path().join("other");
+        write(&other, b"second").unwrap();
+        assert_eq!(rename_new(&other, &path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        rename(&other, &path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+    }
+
+    #[test]
+    fn a_rename_across_directories_syncs_the_new_name_before_the_old_ones_absence() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        create_dir_all(&root.join("a/b")).unwrap();
+        fs::write(root.join("file"), "x").unwrap();
+        let faults = Faults::trace(root);
+        rename_new(&root.join("file"), &root.join("a/b/file")).unwrap();
+        assert_eq!(
+            faults.finish(),
+            [
+                (Step::Rename, root.join("a/b/file")),
+                (Step::SyncDirectory, root.join("a/b")),
+                (Step::SyncDirectory, root.to_owned())
+            ]
+        );
+    }
+
+    #[test]
+    fn removing_says_whether_there_was_something() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        assert!(!remove(&path).unwrap());
+        fs::write(&path, "x").unwrap();
+        assert!(remove(&path).unwrap());
+        create_dir_all(&path.join("below")).unwrap();
+        assert_eq!(remove_dir(&path).unwrap_err().kind(), io::ErrorKind::DirectoryNotEmpty);
+        assert!(remove_dir_all(&path).unwrap());
+        assert!(!remove_dir_all(&path).unwrap());
+        assert!(!remove_dir(&path).unwrap());
+    }
+
+    #[test]
+    fn removing_a_tree_follows_no_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let (outside, tree) = (directory.path().join("outside"), directory.path().join("tree"));
+        create_dir_all(&outside.join("kept")).unwrap();
+        create_dir_all(&tree).unwrap();
+        std::os::unix::fs::symlink(&outside, tree.join("link")).unwrap();
+        remove_dir_all(&tree).unwrap();
+        assert!(outside.join("kept").is_dir());
+    }
+
+    #[test]
+    fn every_directory_created_is_durable_in_its_parent() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let faults = Faults::trace(root);
+        create_dir_all(&root.join("a/b")).unwrap();
+        assert_eq!(
+            faults.finish(),
+            [
+                (Step::CreateDirectory, root.join("a")),
+                (Step::SyncDirectory, root.to_owned()),
+                (Step::CreateDirectory, root.join("a/b")),
+                (Step::SyncDirectory, root.join("a")),
+            ]
+        );
+        fs::write(root.join("file"), "x").unwrap();
+        create_dir_all(&root.join("file/below")).unwrap_err();
+    }
+
+    #[test]
+    fn the_longest_name_can_be_published() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("n".repeat(NAME_BYTES_MAX));
+        write(&path, b"x").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"x");
+    }
+
+    #[test]
+    fn only_our_own_leftovers_are_temporary() {
+        for (name, expected) in [
+            (".file.barkeep-12-3.tmp", true),
+            ("file.barkeep-12-3.tmp", false),
+            (".file.tmp", false),
+            (".file.barkeep-12-3", false),
+        ] {
+            assert_eq!(is_temporary(OsStr::new(name)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn mode_and_time_are_kept() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let time = SystemTime::UNIX_EPOCH + std::time::Duration::new(1_700_000_000, 123_456_700);
+        let mut file = TempFile::create(&path).unwrap();
+        file.write_bytes(b"x").unwrap();
+        file.set_metadata(Some(0o640), Some(time)).unwrap();
+        file.publish().unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o640);
+        assert_eq!(metadata.modified().unwrap(), time);
+    }
+}
