@@ -1,11 +1,11 @@
 //! Barman itself, the peer whose homes and commands barkeep shares.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use crate::programs;
 use crate::user::unprivileged_user;
-use crate::{Cluster, TestDir};
+use crate::{Cluster, TestDir, wait_for};
 
 /// A Barman installation with a configuration and a home of its own, run as the servers' user.
 #[derive(Debug)]
@@ -110,6 +110,34 @@ impl Barman {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Creates the slot and starts Barman's WAL receiver, and waits until it streams.
+    #[must_use]
+    #[track_caller]
+    pub fn start_receiver(&self, server: &str, cluster: &Cluster) -> BarmanReceiver<'_> {
+        self.run(&["receive-wal", "--create-slot", "--if-not-exists", server]);
+        let mut command = self.command(&["-q", "receive-wal", server]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run barman");
+        let receiver = BarmanReceiver { barman: self, server: server.to_owned(), child };
+        wait_for("Barman's WAL receiver to stream", 60, || {
+            let streams =
+                "select count(*) from pg_stat_replication where application_name = 'barman_receive_wal'";
+            (cluster.value(streams) == "1").then_some(())
+        });
+        receiver
+    }
+
+    /// Writes WAL and archives what Barman's receiver has got until a first segment is in the archive, which Barman
+    /// asks for before it takes a backup. (It leaves the newest segment alone until the next one has begun.)
+    #[track_caller]
+    pub fn wait_for_first_wal(&self, server: &str, cluster: &Cluster) {
+        wait_for("a WAL segment in Barman's archive", 60, || {
+            cluster.switch_wal();
+            self.run(&["archive-wal", server]);
+            let wals = std::fs::read_dir(self.server_dir(server).join("wals"));
+            wals.into_iter().flatten().flatten().any(|entry| entry.path().is_dir()).then_some(())
+        });
+    }
+
     /// Runs a command of Barman's that must succeed, with its answer as JSON.
     #[must_use]
     #[track_caller]
@@ -118,6 +146,23 @@ impl Barman {
         let text = self.run(&words);
         serde_json::from_str(&text)
             .unwrap_or_else(|error| panic!("barman {args:?} gave no JSON ({error}): {text}"))
+    }
+}
+
+/// Barman's WAL receiver, stopped by Barman's own command when dropped.
+#[derive(Debug)]
+pub struct BarmanReceiver<'b> {
+    barman: &'b Barman,
+    server: String,
+    child: Child,
+}
+
+impl Drop for BarmanReceiver<'_> {
+    fn drop(&mut self) {
+        // It runs `pg_receivewal` as a child of its own: only Barman stops both.
+        let _ = self.barman.try_run(&["receive-wal", "--stop", &self.server]);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

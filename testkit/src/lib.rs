@@ -31,7 +31,7 @@ pub mod sshd;
 mod tls;
 pub mod user;
 
-pub use barman::Barman;
+pub use barman::{Barman, BarmanReceiver};
 pub use cluster::{Cluster, ClusterBuilder, StartFailure, StopMode};
 pub use dir::TestDir;
 pub use programs::{client_tool, reachable_binary};

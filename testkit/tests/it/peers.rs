@@ -23,19 +23,10 @@ fn barman_takes_a_backup_of_a_cluster() {
     let cluster = Cluster::start(15);
     let barman = Barman::new();
     barman.add_server("main", &cluster, "");
-    barman.run(&["receive-wal", "--create-slot", "main"]);
-    let mut receiver = barman.command(&["receive-wal", "main"]).spawn().unwrap();
-    testkit::wait_for("the WAL receiver", 30, || {
-        (cluster.value("select count(*) from pg_stat_replication") == "1").then_some(())
-    });
-    cluster.switch_wal();
-    testkit::wait_for("a WAL segment in the archive", 60, || {
-        barman.run(&["archive-wal", "main"]);
-        barman.server_dir("main").join("wals/0000000100000000").exists().then_some(())
-    });
+    let receiver = barman.start_receiver("main", &cluster);
+    barman.wait_for_first_wal("main", &cluster);
     barman.run(&["backup", "main"]);
-    receiver.kill().unwrap();
-    receiver.wait().unwrap();
+    drop(receiver);
     let backups = barman.run_json(&["list-backups", "main"]);
     assert_eq!(backups["main"].as_array().unwrap().len(), 1, "{backups}");
 }
