@@ -1,0 +1,366 @@
+//! What was typed: every command and option, Barman's spellings old and new.
+//!
+//! Usage errors exit with code 2, as Barman's do. Long options may be abbreviated as long as they stay unambiguous.
+
+mod backup;
+mod legacy;
+mod restore;
+mod values;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+pub use backup::{BackupArgs, ReuseBackup};
+pub use restore::{RestoreArgs, TablespaceMapping};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "barkeep",
+    version,
+    about = "Backup and point-in-time recovery for PostgreSQL, over Barman's configuration and backup home",
+    disable_version_flag = true,
+    infer_long_args = true,
+    args_override_self = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do; nothing shows the help.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct GlobalArgs {
+    /// Read this configuration file [default: ~/.barman.conf, /etc/barman.conf, /etc/barman/barman.conf]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "BARMAN_CONFIG_FILE",
+        hide_env_values = true,
+        global = true
+    )]
+    pub config: Option<PathBuf>,
+    /// Answer as text or as one JSON object
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t, global = true)]
+    pub format: OutputFormat,
+    /// Tell nothing but warnings and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Tell details
+    #[arg(short, long, global = true)]
+    pub debug: bool,
+    /// Log messages of this severity and above (overrides log_level)
+    #[arg(long, value_name = "LEVEL", value_enum, global = true)]
+    pub log_level: Option<LogLevel>,
+    /// Colour the output
+    #[arg(long, alias = "colour", value_name = "WHEN", value_enum, default_value_t, global = true)]
+    pub color: ColorWhen,
+    /// Print the version
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    pub version: Option<bool>,
+}
+
+/// `--format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum OutputFormat {
+    /// Text.
+    #[default]
+    Console,
+    /// One JSON object.
+    Json,
+}
+
+/// `--log-level`, by Python's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "UPPER")]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum LogLevel {
+    NotSet,
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Critical,
+}
+
+/// `--color`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum ColorWhen {
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+    /// When both standard output and standard error are terminals.
+    #[default]
+    Auto,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Move received WAL files into the archive, now
+    ArchiveWal(ServerArgs),
+    /// Take a base backup
+    Backup(Box<BackupArgs>),
+    /// Check that servers can be backed up and recovered
+    Check(CheckArgs),
+    /// Do the work of one minute for all servers: archive WAL, keep receivers running, apply retention
+    Cron(CronArgs),
+    /// Delete a backup, its incremental descendants, and the WAL that only they needed
+    Delete(DeleteArgs),
+    /// Print a WAL file, for a server's restore_command
+    GetWal(GetWalArgs),
+    /// List backups
+    #[command(alias = "list-backup")]
+    ListBackups(ListBackupsArgs),
+    /// List the configured servers
+    #[command(alias = "list-server")]
+    ListServers(ListServersArgs),
+    /// Receive WAL from a server as it is written
+    ReceiveWal(ReceiveWalArgs),
+    /// Restore a backup to a directory, ready to recover to a chosen moment
+    #[command(alias = "recover")]
+    Restore(Box<RestoreArgs>),
+    /// Show everything known about a backup
+    #[command(alias = "show-backups")]
+    ShowBackup(BackupIdArgs),
+    /// Show the configuration and state of servers
+    #[command(alias = "show-server")]
+    ShowServers(ServersArgs),
+    /// Show how servers and their backups are doing
+    Status(ServersArgs),
+    /// Make servers begin a new WAL file
+    #[command(alias = "switch-xlog")]
+    SwitchWal(SwitchWalArgs),
+}
+
+/// One server.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// The server
+    #[arg(value_name = "SERVER")]
+    pub server: String,
+}
+
+/// One or more servers.
+#[derive(Debug, Args)]
+pub struct ServersArgs {
+    /// The servers, or "all"
+    #[arg(value_name = "SERVER", required = true)]
+    pub servers: Vec<String>,
+}
+
+/// A backup of a server.
+#[derive(Debug, Args)]
+pub struct BackupIdArgs {
+    /// The server
+    #[arg(value_name = "SERVER")]
+    pub server: String,
+    /// The backup: its id, its name, or latest, oldest, latest-full, last-failed
+    #[arg(value_name = "BACKUP")]
+    pub backup: String,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The servers, or "all"
+    #[arg(value_name = "SERVER", required = true)]
+    pub servers: Vec<String>,
+    /// Answer with one line in the form Nagios plugins use; exit code 2 on trouble
+    #[arg(long)]
+    pub nagios: bool,
+    /// Give up on a server after this many seconds; 0 never does (overrides check_timeout)
+    #[arg(long, value_name = "SECONDS")]
+    pub check_timeout: Option<u64>,
+}
+
+/// `cron`.
+#[derive(Debug, Args)]
+pub struct CronArgs {
+    /// Leave standard output and error of the started processes open, for containers
+    #[arg(long)]
+    pub keep_descriptors: bool,
+}
+
+/// `delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// The server
+    #[arg(value_name = "SERVER")]
+    pub server: String,
+    /// The backup: its id, its name, or oldest, latest, last-failed
+    #[arg(value_name = "BACKUP")]
+    pub backup: String,
+}
+
+/// `get-wal`.
+#[derive(Debug, Args)]
+pub struct GetWalArgs {
+    /// The server
+    #[arg(value_name = "SERVER")]
+    pub server: String,
+    /// The WAL file's name
+    #[arg(value_name = "WAL")]
+    pub wal: String,
+    /// Write the file into this directory, under its own name, rather than to standard output
+    #[arg(short, long, value_name = "DIRECTORY")]
+    pub output_directory: Option<PathBuf>,
+    /// Hand out a partial file too, when there is no complete one
+    #[arg(short = 'P', long)]
+    pub partial: bool,
+    /// Compress the output with gzip
+    #[arg(short = 'z', visible_short_alias = 'x', long, conflicts_with_all = ["bzip2", "keep_compression"])]
+    pub gzip: bool,
+    /// Compress the output with bzip2
+    #[arg(short = 'j', long, conflicts_with = "keep_compression")]
+    pub bzip2: bool,
+    /// Hand out the file as it is stored
+    #[arg(long)]
+    pub keep_compression: bool,
+    /// Print the names of up to this many consecutive files from WAL on, rather than a file
+    #[arg(short, long, value_name = "COUNT", value_parser = values::positive)]
+    pub peek: Option<u32>,
+    /// Only say whether this works
+    #[arg(short, long)]
+    pub test: bool,
+}
+
+/// `list-backups`.
+#[derive(Debug, Args)]
+pub struct ListBackupsArgs {
+    /// The servers, or "all"
+    #[arg(value_name = "SERVER", required = true)]
+    pub servers: Vec<String>,
+    /// Print ids alone
+    #[arg(long)]
+    pub minimal: bool,
+}
+
+/// `list-servers`.
+#[derive(Debug, Args)]
+pub struct ListServersArgs {
+    /// Print names alone
+    #[arg(long)]
+    pub minimal: bool,
+}
+
+/// `receive-wal`.
+#[derive(Debug, Args)]
+pub struct ReceiveWalArgs {
+    /// The server
+    #[arg(value_name = "SERVER")]
+    pub server: String,
+    /// Stop the receiver that is running
+    #[arg(long, conflicts_with_all = ["reset", "create_slot", "drop_slot"])]
+    pub stop: bool,
+    /// Begin again at the server's current position, leaving a gap
+    #[arg(long, conflicts_with_all = ["create_slot", "drop_slot"])]
+    pub reset: bool,
+    /// Create the replication slot, and stop
+    #[arg(long, conflicts_with = "drop_slot")]
+    pub create_slot: bool,
+    /// With --create-slot: an existing slot is fine
+    #[arg(long)]
+    pub if_not_exists: bool,
+    /// Drop the replication slot, and stop
+    #[arg(long)]
+    pub drop_slot: bool,
+}
+
+/// `switch-wal`.
+#[derive(Debug, Args)]
+pub struct SwitchWalArgs {
+    /// The servers, or "all"
+    #[arg(value_name = "SERVER", required = true)]
+    pub servers: Vec<String>,
+    /// Run a CHECKPOINT first, so that there is something to switch
+    #[arg(long)]
+    pub force: bool,
+    /// Wait until the closed file is archived
+    #[arg(long)]
+    pub archive: bool,
+    /// With --archive: wait at most this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = values::positive)]
+    pub archive_timeout: u32,
+}
+
+/// Reads the command line; what comes back instead of a [`Cli`] is to be printed (help, version, usage errors).
+///
+/// # Errors
+/// For a wrong command line, and for `--help` and `--version`, in clap's way.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let words = legacy::modernise(&mut command, words.into_iter().collect());
+    let mut matches = command.try_get_matches_from_mut(words)?;
+    Cli::from_arg_matches_mut(&mut matches)
+}
+
+/// The help text, for a command line without a command.
+pub fn help() -> clap::builder::StyledStr {
+    Cli::command().render_help()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(line: &str) -> Result<Cli, clap::Error> {
+        parse(std::iter::once("barkeep").chain(line.split_whitespace()).map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_alias_leads_to_its_command() {
+        let is = |line: &str, expected: fn(&Command) -> bool| {
+            let cli = parse_words(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            assert!(cli.command.as_ref().is_some_and(expected), "{line}");
+        };
+        is("list-backup all", |c| matches!(c, Command::ListBackups(_)));
+        is("list-server", |c| matches!(c, Command::ListServers(_)));
+        is("show-server main", |c| matches!(c, Command::ShowServers(_)));
+        is("show-backups main latest", |c| matches!(c, Command::ShowBackup(_)));
+        is("switch-xlog main", |c| matches!(c, Command::SwitchWal(_)));
+        is("recover main latest /tmp/x", |c| matches!(c, Command::Restore(_)));
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for line in
+            ["-q -f json -c /x check main", "check main -q -f json -c /x", "check -fjson main --config=/x -q"]
+        {
+            let cli = parse_words(line).unwrap();
+            assert!(cli.global.quiet, "{line}");
+            assert_eq!(cli.global.format, OutputFormat::Json, "{line}");
+            assert_eq!(cli.global.config, Some(PathBuf::from("/x")), "{line}");
+        }
+    }
+
+    #[test]
+    fn options_may_be_abbreviated() {
+        let cli = parse_words("list-backups --min all").unwrap();
+        assert!(matches!(cli.command, Some(Command::ListBackups(ListBackupsArgs { minimal: true, .. }))));
+    }
+
+    #[test]
+    fn usage_errors_exit_with_2() {
+        for line in
+            ["bogus", "backup", "list-backups", "check main --bogus", "get-wal main", "-f xml check main"]
+        {
+            let error = parse_words(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The commands, one file each: `pub fn run(context: &mut Context, args: &...Args) -> Result<(), CommandError>`.
+//!
+//! A command reads its arguments, asks the context for its servers, makes one library call, and reports the result. To
+//! add one: write `command/<name>.rs`, declare it below (`pub mod`), and give it its line in [`dispatch`].
+
+use crate::args::Command;
+use crate::context::Context;
+use crate::error::CommandError;
+
+pub mod list_servers;
+
+/// Runs a command.
+///
+/// # Errors
+/// What the command could not do.
+pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandError> {
+    match command {
+        Command::ListServers(args) => list_servers::run(context, args),
+        Command::ArchiveWal(_) => unavailable("archive-wal"),
+        Command::Backup(_) => unavailable("backup"),
+        Command::Check(_) => unavailable("check"),
+        Command::Cron(_) => unavailable("cron"),
+        Command::Delete(_) => unavailable("delete"),
+        Command::GetWal(_) => unavailable("get-wal"),
+        Command::ListBackups(_) => unavailable("list-backups"),
+        Command::ReceiveWal(_) => unavailable("receive-wal"),
+        Command::Restore(_) => unavailable("restore"),
+        Command::ShowBackup(_) => unavailable("show-backup"),
+        Command::ShowServers(_) => unavailable("show-servers"),
+        Command::Status(_) => unavailable("status"),
+        Command::SwitchWal(_) => unavailable("switch-wal"),
+    }
+}
+
+fn unavailable(name: &str) -> Result<(), CommandError> {
+    Err(CommandError::new(format!("{name} is not available in this version of barkeep")))
+}

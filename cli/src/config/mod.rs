@@ -1,0 +1,149 @@
+//! Barman's configuration, read unchanged from its files into typed values.
+//!
+//! Lookup of a server's key: its own section, then (for keys that may be inherited) `[barman]`, then the default. A
+//! value that can't be read never stops the program: it is named in a warning and the next place is asked. Keys nobody
+//! knows are named in a warning too. Each value remembers the file and line it came from.
+
+pub mod ini;
+pub mod keys;
+mod loader;
+mod server;
+pub mod value;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use ini::{IniError, InterpolationError};
+pub use server::{BackupMethod, ServerConfig, Setting};
+pub use value::{Interval, IntervalUnit, Value};
+
+/// The files looked for when none is named, in this order; `~` is the home directory.
+pub const DEFAULT_FILES: [&str; 3] = ["~/.barman.conf", "/etc/barman.conf", "/etc/barman/barman.conf"];
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file and a line in it, counted from 1.
+    File {
+        /// The file.
+        path: Arc<Path>,
+        /// The line.
+        line: usize,
+    },
+    /// The key's default.
+    Default,
+}
+
+/// The whole configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// The main file.
+    pub path: PathBuf,
+    /// What `[barman]` says about the program itself.
+    pub global: Global,
+    /// The servers by name.
+    pub servers: BTreeMap<String, Arc<ServerConfig>>,
+    /// The models by name, each with the cluster it is for.
+    pub models: BTreeMap<String, String>,
+    /// What was ignored, and why: one sentence each.
+    pub warnings: Vec<String>,
+    /// Keys that are set and that barkeep does not act on yet.
+    pub pending: BTreeSet<&'static str>,
+    /// Contradictions between servers (two sharing a directory): every command that touches a server stops on them.
+    pub conflicts: Vec<String>,
+}
+
+/// What `[barman]` says about the program itself.
+#[derive(Debug, Clone)]
+pub struct Global {
+    /// Where servers' directories are, unless they say otherwise.
+    pub barman_home: PathBuf,
+    /// The user to run as.
+    pub barman_user: String,
+    /// Where to log; `None` logs nowhere.
+    pub log_file: Option<PathBuf>,
+    /// The least severe level that is logged, by Python's name or number.
+    pub log_level: String,
+    /// The form of a log line, by Python's `logging` conventions.
+    pub log_format: Option<String>,
+    /// Where lock files are.
+    pub lock_directory: PathBuf,
+    /// Whether `cron` removes lock files that nobody holds.
+    pub lock_directory_cleanup: bool,
+    /// The directory whose `*.conf` files are read after the main file.
+    pub configuration_files_directory: Option<PathBuf>,
+}
+
+/// Why there is no configuration to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// None of the usual files exists.
+    #[error("no configuration file found: looked for {}", DEFAULT_FILES.join(", "))]
+    NotFound,
+    /// The named file does not exist.
+    #[error("configuration file {} does not exist", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file can't be read or parsed.
+    #[error(transparent)]
+    Ini(#[from] IniError),
+    /// A value's `%` can't be resolved.
+    #[error("{}, line {line}: value of {key:?} in [{section}]: {source}", path.display())]
+    Interpolation {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The section.
+        section: String,
+        /// The key.
+        key: String,
+        /// What is wrong.
+        source: InterpolationError,
+    },
+    /// `[barman]` has no `barman_home`.
+    #[error("{}: [barman] has no barman_home", path.display())]
+    NoHome {
+        /// The main file.
+        path: PathBuf,
+    },
+    /// A file of the includes directory has a `[barman]` section.
+    #[error("{}: only the main configuration file may have a [barman] section", path.display())]
+    GlobalSection {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A server is called `all`.
+    #[error("a server cannot be called \"all\": the word stands for all servers")]
+    ReservedName,
+}
+
+impl Config {
+    /// The configuration file to use: the named one, else the first that exists of [`DEFAULT_FILES`].
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn locate(named: Option<&Path>, home: Option<&Path>) -> Result<PathBuf, ConfigError> {
+        let expand = |path: &Path| match (path.strip_prefix("~"), home) {
+            (Ok(rest), Some(home)) => home.join(rest),
+            _ => path.to_owned(),
+        };
+        if let Some(path) = named {
+            let path = expand(path);
+            return if path.is_file() { Ok(path) } else { Err(ConfigError::Missing { path }) };
+        }
+        let candidates = DEFAULT_FILES.iter().map(|path| expand(Path::new(path)));
+        candidates.into_iter().find(|path| path.is_file()).ok_or(ConfigError::NotFound)
+    }
+
+    /// Reads `path`, the files it includes, and `.barman.auto.conf`.
+    ///
+    /// # Errors
+    /// When a file can't be read or parsed, or the program can't know its home.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        loader::load(path)
+    }
+}

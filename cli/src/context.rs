@@ -1,0 +1,173 @@
+//! What a command works with: configuration, output, clock, environment.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::{Config, ServerConfig};
+use crate::error::CommandError;
+use crate::output::Output;
+
+/// What a command works with.
+#[derive(Debug)]
+pub struct Context {
+    config: Config,
+    output: Output,
+    home: Option<PathBuf>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+/// Which servers a command may touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// It only reads: inactive and disabled servers are fine (list-backups, status, show-backup, check ...).
+    Query,
+    /// It works on what is stored: inactive servers are fine, disabled ones are refused (restore, get-wal, delete).
+    Stored,
+    /// It operates the server: inactive ones are skipped, disabled ones refused (backup, receive-wal, cron ...).
+    Operate,
+}
+
+/// A server that a command may work on.
+#[derive(Debug, Clone)]
+pub struct ServerContext {
+    /// Its configuration.
+    pub config: Arc<ServerConfig>,
+    /// Where to speak.
+    pub output: Output,
+}
+
+impl Context {
+    /// A context; `home` replaces the environment's `HOME` after a change of user.
+    pub fn new(config: Config, output: Output, home: Option<PathBuf>) -> Self {
+        Context { config, output, home, runtime: None }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The main configuration file, for commands that start others.
+    pub fn config_path(&self) -> &Path {
+        &self.config.path
+    }
+
+    /// Where to speak.
+    pub fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// The time, read anew at each call.
+    pub fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
+    }
+
+    /// An environment variable as the user barkeep runs as has it. Give this to `ConnInfo::parse`, and set `HOME` from it
+    /// for child processes: the process's own environment still has the invoker's.
+    pub fn env(&self, name: &str) -> Option<OsString> {
+        match (&self.home, name) {
+            (Some(home), "HOME") => Some(home.clone().into_os_string()),
+            _ => std::env::var_os(name),
+        }
+    }
+
+    /// The runtime for sockets, started at the first call. Commands that need none never pay for it.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn runtime(&mut self) -> Result<&tokio::runtime::Runtime, CommandError> {
+        let runtime = match self.runtime.take() {
+            Some(runtime) => runtime,
+            None => tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| CommandError::because("cannot start the event loop", &error))?,
+        };
+        Ok(self.runtime.insert(runtime))
+    }
+
+    /// One server by name, if the policy lets a command work on it.
+    ///
+    /// # Errors
+    /// When there is no such server, or the policy refuses it. An inactive server that the policy skips is an error
+    /// that has been told already as information, with exit code 0.
+    pub fn server(&self, name: &str, policy: Policy) -> Result<ServerContext, CommandError> {
+        if name == "all" {
+            return Err(CommandError::new("this command works on one server, not on \"all\""));
+        }
+        self.refuse_conflicts()?;
+        let Some(config) = self.config.servers.get(name) else { return Err(self.unknown_server(name)) };
+        match self.admit(config, policy) {
+            Admission::Yes => Ok(self.context_of(config)),
+            Admission::Skip => Err(CommandError::reported().code(crate::error::exit::OK)),
+            Admission::No(reason) => Err(CommandError::new(reason)),
+        }
+    }
+
+    /// The servers by name, or all of them, in name order. Those the policy skips or refuses are told of and left
+    /// out; a refusal makes the exit code 1 at the end, and does not keep the others from their turn.
+    ///
+    /// # Errors
+    /// When one does not exist, or "all" is mixed with names.
+    pub fn servers(&self, names: &[String], policy: Policy) -> Result<Vec<ServerContext>, CommandError> {
+        self.refuse_conflicts()?;
+        let all = names.iter().any(|name| name == "all");
+        if all && names.len() > 1 {
+            return Err(CommandError::new("\"all\" stands for all servers and cannot be mixed with names"));
+        }
+        if let Some(unknown) = names.iter().find(|name| !all && !self.config.servers.contains_key(*name)) {
+            return Err(self.unknown_server(unknown));
+        }
+        let mut admitted = Vec::new();
+        for (name, config) in &self.config.servers {
+            if !all && !names.contains(name) {
+                continue;
+            }
+            match self.admit(config, policy) {
+                Admission::Yes => admitted.push(self.context_of(config)),
+                Admission::Skip => {}
+                Admission::No(reason) => self.output.error(reason),
+            }
+        }
+        Ok(admitted)
+    }
+
+    fn admit(&self, config: &ServerConfig, policy: Policy) -> Admission {
+        match policy {
+            Policy::Query => Admission::Yes,
+            Policy::Operate if !config.active() => {
+                self.output.info(format!("Skipping inactive server '{}'", config.name()));
+                Admission::Skip
+            }
+            Policy::Stored | Policy::Operate => match config.faults() {
+                [] => Admission::Yes,
+                [fault, ..] => Admission::No(format!("{fault} (server '{}' is disabled)", config.name())),
+            },
+        }
+    }
+
+    fn context_of(&self, config: &Arc<ServerConfig>) -> ServerContext {
+        ServerContext { config: Arc::clone(config), output: self.output.clone() }
+    }
+
+    fn refuse_conflicts(&self) -> Result<(), CommandError> {
+        match self.config.conflicts.as_slice() {
+            [] => Ok(()),
+            conflicts => {
+                Err(CommandError::new(conflicts.join("; ")).hint("give each server its own directories"))
+            }
+        }
+    }
+
+    fn unknown_server(&self, name: &str) -> CommandError {
+        CommandError::new(format!("Unknown server '{name}'"))
+            .hint(format!("{} has no such section; see: barkeep list-servers", self.config.path.display()))
+    }
+}
+
+enum Admission {
+    Yes,
+    Skip,
+    No(String),
+}

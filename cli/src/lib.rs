@@ -1,0 +1,107 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod args;
+pub mod command;
+pub mod config;
+pub mod context;
+pub mod error;
+mod logging;
+pub mod output;
+mod privilege;
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use args::{Cli, ColorWhen, Command, GlobalArgs, OutputFormat};
+use config::Config;
+use context::Context;
+use error::{CommandError, exit};
+use output::{Format, Output, Style};
+
+/// Runs the program with this command line, the program's name first, and tells its exit code.
+pub fn run(words: Vec<OsString>) -> ExitCode {
+    let cli = match args::parse(words) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too; a closed pipe is no reason to panic.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE));
+        }
+    };
+    let Cli { global, command, .. } = cli;
+    let Some(command) = command else {
+        use std::io::Write as _;
+        let _ = write!(std::io::stdout(), "{}", args::help());
+        return ExitCode::SUCCESS;
+    };
+    let output = Output::new(style(&global));
+    let result =
+        prepare(&global, &command, &output).and_then(|mut context| command::dispatch(&mut context, &command));
+    let code = match result {
+        Ok(()) if output.failed() => exit::FAILED,
+        Ok(()) => exit::OK,
+        Err(error) => {
+            if !error.is_reported() {
+                output.error(error.to_string());
+            }
+            error.exit_code()
+        }
+    };
+    output.finish();
+    ExitCode::from(code)
+}
+
+fn style(global: &GlobalArgs) -> Style {
+    let terminals = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+    Style {
+        format: match global.format {
+            OutputFormat::Console => Format::Console,
+            OutputFormat::Json => Format::Json,
+        },
+        quiet: global.quiet,
+        debug: global.debug,
+        color: match global.color {
+            ColorWhen::Always => true,
+            ColorWhen::Never => false,
+            ColorWhen::Auto => terminals,
+        },
+    }
+}
+
+/// Reads the configuration, becomes the right user, starts logging: what every command needs before it starts.
+fn prepare(global: &GlobalArgs, command: &Command, output: &Output) -> Result<Context, CommandError> {
+    let invoker_home = std::env::var_os("HOME").map(PathBuf::from);
+    let path = Config::locate(global.config.as_deref(), invoker_home.as_deref())
+        .map_err(|error| CommandError::from(error).hint("name one with -c or BARMAN_CONFIG_FILE"))?;
+    let config = Config::load(&path)?;
+    let user = privilege::become_user(&config.global.barman_user, &path)?;
+    logging::start(&config.global, global.log_level, global.debug, output);
+    let context = Context::new(config, output.clone(), user.home);
+    tell_configuration_warnings(&context, command);
+    Ok(context)
+}
+
+/// What the configuration says and is not heeded. Commands that run unattended every minute or for every WAL file log
+/// it only.
+fn tell_configuration_warnings(context: &Context, command: &Command) {
+    let unattended = matches!(
+        command,
+        Command::Cron(_) | Command::ArchiveWal(_) | Command::ReceiveWal(_) | Command::GetWal(_)
+    );
+    let mut warnings = context.config().warnings.clone();
+    let pending: Vec<&str> = context.config().pending.iter().copied().collect();
+    if !pending.is_empty() {
+        warnings.push(format!("Configuration keys that barkeep does not act on yet: {}", pending.join(", ")));
+    }
+    for warning in warnings {
+        if unattended {
+            tracing::warn!("{}", output::redact(&warning));
+        } else {
+            context.output().warning(warning);
+        }
+    }
+}

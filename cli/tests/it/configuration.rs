@@ -1,0 +1,69 @@
+//! Barman's configuration files, read unchanged.
+
+use crate::support::Home;
+
+#[test]
+fn servers_come_from_the_main_file_and_the_includes() {
+    let home = Home::new();
+    std::fs::create_dir(home.join("conf.d")).unwrap();
+    let includes = home.join("conf.d");
+    let home = home.with("barman", "configuration_files_directory", includes.to_str().unwrap()).with(
+        "main",
+        "description",
+        "From the main file",
+    );
+    let rest =
+        "[main]\nbackup_method = postgres\nconninfo = host=x\n[other]\nactive = off\nssh_command = ssh x\n";
+    std::fs::write(includes.join("10.conf"), rest).unwrap();
+    std::fs::write(includes.join("20.conf.off"), "[ignored]\n").unwrap();
+    std::fs::write(home.join(".barman.auto.conf"), "[other]\nconninfo = host=y\ndescription = Changed\n")
+        .unwrap();
+    let run = home.run(["list-servers"]).success();
+    assert_eq!(run.stdout, "main - From the main file\nother (inactive) - Changed\n");
+    let json = home.run(["-f", "json", "list-servers"]).success().json();
+    assert_eq!(json["main"]["description"], "From the main file");
+    assert_eq!(home.run(["list-servers", "--minimal"]).success().stdout, "main\nother\n");
+}
+
+#[test]
+fn what_is_not_heeded_is_told_once() {
+    let home = Home::new()
+        .server("main", "host=x")
+        .with("main", "bogus", "1")
+        .with("main", "check_timeout", "soon")
+        .with("main", "parallel_jobs", "4")
+        .with("main", "path_prefix", "/usr/lib/postgresql/15/bin");
+    let run = home.run(["list-servers"]).success();
+    let told: Vec<&str> = run.stderr.lines().collect();
+    assert_eq!(told.len(), 3, "{run:#?}");
+    assert_eq!(told[0], "WARNING: Invalid configuration option \"bogus\" in [main] section.");
+    assert!(told[1].contains("'soon' for key check_timeout in [main]"), "{run:#?}");
+    assert!(told[2].ends_with("parallel_jobs, path_prefix"), "{run:#?}");
+}
+
+#[test]
+fn a_contradiction_disables_the_server_alone() {
+    let home =
+        Home::new().server("bad", "host=x").with("bad", "reuse_backup", "link").server("good", "host=y");
+    let run = home.run(["list-servers"]).success();
+    assert!(run.stdout.starts_with("bad (WARNING: disabled)"), "{run:#?}");
+    assert!(run.stdout.contains("\ngood - "), "{run:#?}");
+}
+
+#[test]
+fn two_servers_in_one_directory_stop_everything() {
+    let home = Home::new().server("a", "host=x").server("b", "host=y");
+    let shared = home.join("a/wals");
+    let home = home.with("b", "wals_directory", shared.to_str().unwrap());
+    home.run(["check", "all"]).fails_with_one_line(1, &["'a'", "'b'", "wals_directory"]);
+}
+
+#[test]
+fn faults_of_a_file_name_the_line() {
+    let home = Home::new().with("main", "conninfo", "host=%(nothing)s");
+    home.run(["list-servers"]).fails_with_one_line(1, &["barman.conf, line", "conninfo", "%(nothing)s"]);
+    std::fs::write(home.config(), "[barman]\nbarman_home\n").unwrap();
+    home.run(["list-servers"]).fails_with_one_line(1, &["line 2"]);
+    std::fs::write(home.config(), "[main]\nconninfo = x\n").unwrap();
+    home.run(["list-servers"]).fails_with_one_line(1, &["barman_home"]);
+}
