@@ -3,4 +3,7 @@
 #![deny(missing_docs)]
 
 pub mod checksum;
+pub mod manifest;
+pub mod pipeline;
+pub mod recovery;
 pub mod tar;
