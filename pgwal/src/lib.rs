@@ -2,20 +2,34 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod decoder;
+pub mod fault;
 pub mod history;
 pub mod label;
 pub mod lsn;
+pub mod page;
+pub mod record;
+#[cfg(feature = "replication")]
+pub mod replication;
+pub mod rmgr;
 pub mod segment;
+mod strict;
 pub mod target;
 pub mod timeline;
 pub mod timestamp;
+pub mod version;
 #[cfg(feature = "wire")]
 pub mod wire;
 
+pub use decoder::{Decoder, Keep};
+pub use fault::{Fault, FaultKind};
 pub use history::History;
 pub use label::BackupLabel;
 pub use lsn::Lsn;
+pub use record::{BlockRef, Fork, Parts, Record, RelFile};
+pub use rmgr::Rmgr;
 pub use segment::{SegmentName, SegmentSize, WalFile};
 pub use target::{RecoveryTarget, TargetAction, TargetKind, TargetTimeline};
 pub use timeline::TimelineId;
 pub use timestamp::PgTimestamp;
+pub use version::WalVersion;

@@ -2,8 +2,8 @@
 
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 
-const SEQUENCE: u8 = 0x30;
-const OBJECT_IDENTIFIER: u8 = 0x06;
+use super::der::{OBJECT_IDENTIFIER, SEQUENCE, element};
+
 /// `[0]`, constructed: the hash algorithm in RSASSA-PSS parameters.
 const CONTEXT_0: u8 = 0xA0;
 
@@ -79,27 +79,6 @@ fn pss_hash(parameters: &[u8]) -> Option<Hash> {
         _ if identifier == [0x2B, 0x0E, 0x03, 0x02, 0x1A] => Some(Hash::Sha256),
         _ => None,
     }
-}
-
-/// Splits a DER element of this tag off: its contents, and what follows it.
-fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (found, rest) = bytes.split_first()?;
-    if *found != tag {
-        return None;
-    }
-    let (first, rest) = rest.split_first()?;
-    let (len, rest) = match *first {
-        short @ 0..=0x7F => (usize::from(short), rest),
-        long => {
-            let digits = usize::from(long & 0x7F);
-            if !(1..=4).contains(&digits) {
-                return None;
-            }
-            let (digits, rest) = rest.split_at_checked(digits)?;
-            (digits.iter().fold(0_usize, |len, digit| len << 8 | usize::from(*digit)), rest)
-        }
-    };
-    rest.split_at_checked(len)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod auth;
 mod backup;
 mod certificate;
 pub mod command;
+pub(crate) mod der;
 mod error;
 pub mod frontend;
 mod inbox;
