@@ -4,14 +4,20 @@
 
 pub mod backup_info;
 pub mod id;
+pub mod identity;
 pub mod layout;
 pub mod literal;
 pub mod lock;
+pub mod names;
 pub mod state;
+pub mod store;
 mod time;
+pub mod xlogdb;
 
 pub use backup_info::{BackupInfo, BackupType, Tablespace};
 pub use id::BackupId;
+pub use identity::Identity;
 pub use layout::Layout;
 pub use lock::{ServerLock, Task};
 pub use state::Status;
+pub use store::{Backups, Catalog, CatalogError, Keep};

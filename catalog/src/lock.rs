@@ -169,6 +169,45 @@ impl ServerLock {
     }
 }
 
+/// A lock that many readers may hold at once, and that keeps writers out while they do.
+#[derive(Debug)]
+pub struct SharedLock {
+    _file: File,
+}
+
+impl SharedLock {
+    /// Takes the lock for reading, waiting for a writer as long as `patience`. `None` when there is no lock file, hence
+    /// no writer: nothing is created.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when a writer still has it; [`LockError::Io`] when the file can't be used.
+    pub fn acquire_within(
+        layout: &Layout,
+        task: Task,
+        patience: Duration,
+    ) -> Result<Option<Self>, LockError> {
+        let path = layout.lock(&task.name());
+        let deadline = Instant::now() + patience;
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(LockError::Io { path, source }),
+        };
+        loop {
+            match file.try_lock_shared() {
+                Ok(()) => return Ok(Some(SharedLock { _file: file })),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(POLL_INTERVAL)
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(LockError::Held { pid: read_pid(&mut file), path });
+                }
+                Err(TryLockError::Error(source)) => return Err(LockError::Io { path, source }),
+            }
+        }
+    }
+}
+
 impl Drop for ServerLock {
     fn drop(&mut self) {
         // Closing the file would do; this also releases it when a child has inherited the description.
@@ -251,6 +290,19 @@ mod tests {
             drop(lock);
             waiter.join().unwrap().unwrap();
         });
+    }
+
+    #[test]
+    fn readers_share_and_wait_for_writers() {
+        let (_home, layout) = layout();
+        let read = || SharedLock::acquire_within(&layout, Task::XlogDb, Duration::ZERO);
+        assert!(read().unwrap().is_none(), "no lock file, and none is made");
+        let writer = ServerLock::try_acquire(&layout, Task::XlogDb).unwrap();
+        assert!(matches!(read(), Err(LockError::Held { pid: Some(_), .. })));
+        drop(writer);
+        let (one, two) = (read().unwrap(), read().unwrap());
+        assert!(one.is_some() && two.is_some());
+        assert!(ServerLock::acquire_path(&layout.lock("xlogdb")).is_err());
     }
 
     #[test]

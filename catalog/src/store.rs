@@ -1,0 +1,624 @@
+//! A server's catalogue: its backups' records and marks, read and changed.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use barkeep_transport::durable::{self, DurableError};
+use jiff::Zoned;
+
+use crate::backup_info::{self, BackupInfoError, FILE_BYTES_MAX, Unrepresentable};
+use crate::lock::{LockError, SharedLock};
+use crate::names::{self, NameError};
+use crate::{BackupId, BackupInfo, Layout, ServerLock, Status, Task, xlogdb};
+
+/// Longest annotation accepted, in bytes; the known ones are words.
+const ANNOTATION_BYTES_MAX: u64 = 4096;
+
+/// Something wrong in the catalogue, or on the way to it.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// A file or directory can't be read.
+    #[error("cannot read '{}': {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A record makes no sense.
+    #[error("'{}' is damaged: {source}", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: BackupInfoError,
+    },
+    /// No such backup.
+    #[error("Unknown backup '{id}' for server '{server}'")]
+    Unknown {
+        /// The backup.
+        id: BackupId,
+        /// The server.
+        server: String,
+    },
+    /// A backup can't go from one status to the other.
+    #[error("backup {id} is {from} and cannot become {to}")]
+    Transition {
+        /// The backup.
+        id: BackupId,
+        /// What it is.
+        from: Status,
+        /// What it was to be.
+        to: Status,
+    },
+    /// No free identifier near this moment: the clock or the directory is not what it seems.
+    #[error("no free backup id from {now} on")]
+    NoFreeId {
+        /// The moment.
+        now: BackupId,
+    },
+    /// An annotation that is none of the known words.
+    #[error("'{}' says {text:?}, which is neither \"full\" nor \"standalone\"", path.display())]
+    Annotation {
+        /// Which.
+        path: PathBuf,
+        /// What it says.
+        text: String,
+    },
+    /// A record can't be written down.
+    #[error(transparent)]
+    Unrepresentable(#[from] Unrepresentable),
+    /// Storage failed.
+    #[error(transparent)]
+    Write(#[from] DurableError),
+    /// Another process is at work.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Nothing is meant by a name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The list of archived files can't be used.
+    #[error(transparent)]
+    XlogDb(#[from] xlogdb::XlogDbError),
+}
+
+/// A backup kept from retention and deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Keep {
+    /// With all WAL from it on: any moment since stays reachable.
+    Full,
+    /// With just the WAL that makes it consistent.
+    Standalone,
+}
+
+impl Keep {
+    /// The word in the annotation.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Keep::Full => "full",
+            Keep::Standalone => "standalone",
+        }
+    }
+}
+
+/// The backups of a server.
+#[derive(Debug, Default)]
+pub struct Backups {
+    /// By identifier, in order.
+    pub by_id: BTreeMap<BackupId, BackupInfo>,
+    /// Records that could not be read; the other backups are there all the same.
+    pub faults: Vec<CatalogError>,
+}
+
+impl Backups {
+    /// In ascending order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &BackupInfo> + Clone {
+        self.by_id.values()
+    }
+
+    /// One of them.
+    pub fn get(&self, id: BackupId) -> Option<&BackupInfo> {
+        self.by_id.get(&id)
+    }
+
+    /// The nearest usable backup before `id`.
+    pub fn usable_before(&self, id: BackupId) -> Option<&BackupInfo> {
+        self.by_id.range(..id).rev().map(|(_, backup)| backup).find(|backup| backup.status.is_usable())
+    }
+
+    /// The nearest usable backup after `id`.
+    pub fn usable_after(&self, id: BackupId) -> Option<&BackupInfo> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let after = self.by_id.range((Excluded(id), Unbounded));
+        after.map(|(_, backup)| backup).find(|backup| backup.status.is_usable())
+    }
+
+    /// A backup's increments and theirs, those without children first: the order in which they can go.
+    pub fn descendants(&self, id: BackupId) -> Vec<BackupId> {
+        let mut found = Vec::new();
+        let mut next = vec![id];
+        while let Some(parent) = next.pop() {
+            let children = self.iter().filter(|backup| backup.parent_backup_id == Some(parent));
+            for child in children {
+                // A record that names itself or a descendant as its parent is damaged; it must not loop here.
+                if child.id != id && !found.contains(&child.id) {
+                    found.push(child.id);
+                    next.push(child.id);
+                }
+            }
+        }
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        found
+    }
+}
+
+/// A server's catalogue.
+///
+/// ```
+/// use barkeep_catalog::{Catalog, Layout, Status};
+/// # let home = tempfile::tempdir()?;
+/// # let home = home.path();
+/// let catalog = Catalog::new(Layout::new("pg15", &home.join("pg15"), home));
+/// catalog.create_directories()?;
+///
+/// let mut backup = catalog.start_backup(&jiff::Zoned::now())?;
+/// backup.status = Status::Started;
+/// catalog.save(&backup)?;
+/// backup.set_failed("copying files", "the connection was closed");
+/// catalog.save(&backup)?;
+///
+/// let backups = catalog.backups()?;
+/// assert_eq!(catalog.resolve(&backups, "last-failed")?, backup.id);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    layout: Layout,
+}
+
+impl Catalog {
+    /// The catalogue in these directories; touches nothing.
+    pub const fn new(layout: Layout) -> Self {
+        Catalog { layout }
+    }
+
+    /// Where everything is.
+    pub const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Creates the directories that are missing.
+    ///
+    /// # Errors
+    /// When one can't be created.
+    pub fn create_directories(&self) -> Result<(), CatalogError> {
+        for directory in self.layout.directories() {
+            durable::create_dir_all(&directory)?;
+        }
+        Ok(())
+    }
+
+    /// All backups, as recorded. See [`current`](Self::current) for what lists should show.
+    ///
+    /// # Errors
+    /// When a directory can't be read; a single wrong record is one of the [faults](Backups::faults).
+    pub fn backups(&self) -> Result<Backups, CatalogError> {
+        let mut backups = Backups::default();
+        for id in self.ids()? {
+            match self.read(id) {
+                Ok(info) => {
+                    backups.by_id.insert(id, info);
+                }
+                // Deleted meanwhile.
+                Err(CatalogError::Unknown { .. }) => {}
+                Err(fault) => backups.faults.push(fault),
+            }
+        }
+        Ok(backups)
+    }
+
+    /// All backups as they are: those whose record says that they are being taken while nobody is at it any more are
+    /// shown as failed. Writes nothing; [`sweep`](Self::sweep) does.
+    ///
+    /// # Errors
+    /// As for [`backups`](Self::backups), and when a lock can't be asked.
+    pub fn current(&self) -> Result<Backups, CatalogError> {
+        let mut backups = self.backups()?;
+        for abandoned in self.abandoned(&backups)? {
+            backups.by_id.insert(abandoned.id, abandoned);
+        }
+        Ok(backups)
+    }
+
+    /// Records as failed the backups whose process is gone, under the server's backup lock. Which ones they were.
+    ///
+    /// # Errors
+    /// When the catalogue can't be read or written. A lock in other hands is not an error: whoever has it is at work,
+    /// and there will be a next time.
+    pub fn sweep(&self) -> Result<Vec<BackupId>, CatalogError> {
+        if self.abandoned(&self.backups()?)?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lock = match ServerLock::try_acquire(&self.layout, Task::Backup) {
+            Ok(lock) => lock,
+            Err(LockError::Held { .. }) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        self.sweep_locked(&lock)
+    }
+
+    /// Like [`sweep`](Self::sweep), for who has the server's backup lock already, before it starts a backup of its own.
+    ///
+    /// # Errors
+    /// When the catalogue can't be read or written.
+    pub fn sweep_locked(&self, _backup_lock: &ServerLock) -> Result<Vec<BackupId>, CatalogError> {
+        let mut swept = Vec::new();
+        for mut info in self.backups()?.by_id.into_values() {
+            let unfinished = matches!(info.status, Status::Empty | Status::Started)
+                || (info.status == Status::Syncing && self.is_free(Task::SyncBackup(info.id))?);
+            if unfinished {
+                mark_abandoned(&mut info);
+                self.save(&info)?;
+                swept.push(info.id);
+            }
+        }
+        Ok(swept)
+    }
+
+    /// The backups that nobody is at work on though their records say so, as they should be recorded.
+    fn abandoned(&self, backups: &Backups) -> Result<Vec<BackupInfo>, CatalogError> {
+        let unfinished: Vec<&BackupInfo> =
+            backups.iter().filter(|backup| backup.status.is_unfinished()).collect();
+        let Some(newest) = unfinished.last().map(|backup| backup.id) else { return Ok(Vec::new()) };
+        let backup_free = self.is_free(Task::Backup)?;
+        let mut abandoned = Vec::new();
+        for backup in unfinished {
+            let gone = match backup.status {
+                Status::Syncing => self.is_free(Task::SyncBackup(backup.id))?,
+                // A server has one backup at a time: the lock's holder can only be at the newest.
+                _ => backup_free || backup.id != newest,
+            };
+            if !gone {
+                continue;
+            }
+            // It may have ended between the reading of its record and the asking for its lock. Its last record is
+            // written before the lock is let go, so what is read now is final.
+            match self.read(backup.id) {
+                Ok(mut info) if info.status.is_unfinished() => {
+                    mark_abandoned(&mut info);
+                    abandoned.push(info);
+                }
+                Ok(info) => abandoned.push(info),
+                Err(CatalogError::Unknown { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(abandoned)
+    }
+
+    fn is_free(&self, task: Task) -> Result<bool, CatalogError> {
+        match SharedLock::acquire_within(&self.layout, task, Duration::ZERO) {
+            Ok(_) => Ok(true),
+            Err(LockError::Held { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads one backup's record, from its old place when it is not in the new one.
+    ///
+    /// # Errors
+    /// When there is none, or it can't be read.
+    pub fn read(&self, id: BackupId) -> Result<BackupInfo, CatalogError> {
+        for path in [self.layout.backup_info(id), self.layout.old_backup_info(id)] {
+            if let Some(text) = read_bounded(&path, FILE_BYTES_MAX as u64)? {
+                return match backup_info::parse(id, &text) {
+                    Ok(parsed) => Ok(parsed.info),
+                    Err(source) => Err(CatalogError::Damaged { path, source }),
+                };
+            }
+        }
+        Err(CatalogError::Unknown { id, server: self.layout.server.clone() })
+    }
+
+    /// Claims an identifier for a backup that starts at `now` and writes its first record. Two processes never get the
+    /// same one.
+    ///
+    /// # Errors
+    /// When the catalogue can't be written.
+    pub fn start_backup(&self, now: &Zoned) -> Result<BackupInfo, CatalogError> {
+        let taken = |id| self.layout.backup(id).exists() || self.layout.old_backup_info(id).exists();
+        let mut moment = now.clone();
+        loop {
+            let none = CatalogError::NoFreeId { now: BackupId::at(now) };
+            let Some(id) = BackupId::first_free(&moment, taken) else { return Err(none) };
+            let info = BackupInfo::new(id, &self.layout.server);
+            match durable::write_new(&self.layout.backup_info(id), backup_info::render(&info)?.as_bytes()) {
+                Ok(()) => return Ok(info),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    let Ok(next) = moment.checked_add(jiff::Span::new().seconds(1)) else { return Err(none) };
+                    moment = next;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes a backup's record.
+    ///
+    /// # Errors
+    /// When its status can't follow the recorded one, a text can't be written down, or storage fails.
+    pub fn save(&self, info: &BackupInfo) -> Result<(), CatalogError> {
+        match self.read(info.id) {
+            Ok(recorded) if !recorded.status.may_become(info.status) => {
+                return Err(CatalogError::Transition { id: info.id, from: recorded.status, to: info.status });
+            }
+            // A record that can't be read any more is replaced by one that can.
+            Ok(_) | Err(CatalogError::Unknown { .. } | CatalogError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        durable::write(&self.layout.backup_info(info.id), backup_info::render(info)?.as_bytes())?;
+        Ok(())
+    }
+
+    /// Finds the backup that a person means.
+    ///
+    /// # Errors
+    /// When nothing is meant; when it is a backup whose record is damaged, that is the error.
+    pub fn resolve(&self, backups: &Backups, text: &str) -> Result<BackupId, CatalogError> {
+        match text.parse::<BackupId>() {
+            // Unknown, or known with a record that can't be read: reading tells which.
+            Ok(id) if backups.get(id).is_none() => self.read(id).map(|info| info.id),
+            _ => Ok(names::resolve(&self.layout.server, backups.iter(), text)?),
+        }
+    }
+
+    /// Whether a backup is kept.
+    ///
+    /// # Errors
+    /// When the annotation can't be read or says something unknown: a backup must not be deleted then.
+    pub fn keep(&self, id: BackupId) -> Result<Option<Keep>, CatalogError> {
+        for path in [self.layout.annotation(id, "keep"), self.layout.old_annotation(id, "keep")] {
+            if let Some(text) = read_bounded(&path, ANNOTATION_BYTES_MAX)? {
+                return match text.trim_ascii() {
+                    b"full" => Ok(Some(Keep::Full)),
+                    b"standalone" => Ok(Some(Keep::Standalone)),
+                    other => {
+                        let text = String::from_utf8_lossy(other).chars().take(40).collect();
+                        Err(CatalogError::Annotation { path, text })
+                    }
+                };
+            }
+        }
+        Ok(None)
+    }
+
+    /// Keeps a backup, or lets it go.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub fn set_keep(&self, id: BackupId, keep: Option<Keep>) -> Result<(), CatalogError> {
+        match keep {
+            Some(keep) => durable::write(&self.layout.annotation(id, "keep"), keep.as_str().as_bytes())?,
+            None => {
+                durable::remove(&self.layout.annotation(id, "keep"))?;
+                durable::remove(&self.layout.old_annotation(id, "keep"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The identifiers of all records, in order.
+    fn ids(&self) -> Result<Vec<BackupId>, CatalogError> {
+        let mut ids = Vec::new();
+        for name in names_in(&self.layout.meta())? {
+            if let Some(id) = name.strip_suffix("-backup.info").and_then(|id| id.parse().ok()) {
+                ids.push(id);
+            }
+        }
+        for name in names_in(&self.layout.base)? {
+            if let Ok(id) = name.parse()
+                && self.layout.old_backup_info(id).exists()
+            {
+                ids.push(id);
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+}
+
+fn mark_abandoned(info: &mut BackupInfo) {
+    let action = if info.status == Status::Syncing { "copying the backup" } else { "taking the backup" };
+    info.set_failed(action, "its process ended without finishing it");
+}
+
+/// The names in a directory that are text; none when it does not exist.
+pub(crate) fn names_in(directory: &Path) -> Result<Vec<String>, CatalogError> {
+    let failed = |source| CatalogError::Read { path: directory.to_owned(), source };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry.map_err(failed)?.file_name().into_string().ok());
+    }
+    Ok(names)
+}
+
+/// A file's content; `None` when it does not exist. One byte more than `limit` is read at most, so that the parser
+/// sees that it is too large.
+pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, CatalogError> {
+    let failed = |source| CatalogError::Read { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let mut content = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(failed)?;
+    Ok(Some(content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn home() -> (tempfile::TempDir, Catalog) {
+        let home = tempfile::tempdir().unwrap();
+        let catalog = Catalog::new(Layout::new("pg", &home.path().join("pg"), home.path()));
+        catalog.create_directories().unwrap();
+        (home, catalog)
+    }
+
+    fn noon() -> Zoned {
+        "2026-01-01T12:00:00+00:00[UTC]".parse().unwrap()
+    }
+
+    fn record(catalog: &Catalog, id: &str, status: Status) -> BackupInfo {
+        let info = BackupInfo { status, ..BackupInfo::new(id.parse().unwrap(), "pg") };
+        let text = backup_info::render(&info).unwrap();
+        fs::write(catalog.layout().backup_info(info.id), text).unwrap();
+        info
+    }
+
+    fn statuses(backups: &Backups) -> Vec<Status> {
+        backups.iter().map(|backup| backup.status).collect()
+    }
+
+    #[test]
+    fn two_backups_of_one_second_have_two_records() {
+        let (_home, catalog) = home();
+        fs::create_dir_all(catalog.layout().backup("20260101T120001".parse().unwrap())).unwrap();
+        let ids: Vec<String> =
+            (0..3).map(|_| catalog.start_backup(&noon()).unwrap().id.to_string()).collect();
+        assert_eq!(ids, ["20260101T120000", "20260101T120002", "20260101T120003"]);
+    }
+
+    #[test]
+    fn many_processes_starting_at_once_get_different_ids() {
+        let (_home, catalog) = home();
+        let mut ids: Vec<BackupId> = std::thread::scope(|scope| {
+            let all: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| catalog.start_backup(&noon()).unwrap().id)).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), 8);
+    }
+
+    #[test]
+    fn records_move_only_forwards() {
+        let (_home, catalog) = home();
+        let mut info = catalog.start_backup(&noon()).unwrap();
+        info.status = Status::Done;
+        assert!(matches!(catalog.save(&info), Err(CatalogError::Transition { from: Status::Empty, .. })));
+        for status in [Status::Started, Status::WaitingForWals, Status::Done] {
+            info.status = status;
+            catalog.save(&info).unwrap();
+        }
+        assert_eq!(catalog.read(info.id).unwrap(), info);
+    }
+
+    #[test]
+    fn old_places_are_read_and_new_ones_win() {
+        let (_home, catalog) = home();
+        let id: BackupId = "20200101T000000".parse().unwrap();
+        fs::create_dir_all(catalog.layout().old_annotation(id, "keep").parent().unwrap()).unwrap();
+        fs::write(catalog.layout().old_backup_info(id), "status=DONE\nmode=rsync\n").unwrap();
+        fs::write(catalog.layout().old_annotation(id, "keep"), "full").unwrap();
+        assert_eq!(catalog.backups().unwrap().get(id).unwrap().mode.as_deref(), Some("rsync"));
+        assert_eq!(catalog.keep(id).unwrap(), Some(Keep::Full));
+        record(&catalog, id.as_str(), Status::Failed);
+        fs::write(catalog.layout().annotation(id, "keep"), "standalone").unwrap();
+        assert_eq!(statuses(&catalog.backups().unwrap()), [Status::Failed]);
+        assert_eq!(catalog.keep(id).unwrap(), Some(Keep::Standalone));
+    }
+
+    #[test]
+    fn one_damaged_record_does_not_hide_the_others() {
+        let (_home, catalog) = home();
+        record(&catalog, "20260101T000000", Status::Done);
+        fs::write(catalog.layout().backup_info("20260102T000000".parse().unwrap()), "status=WHAT\n").unwrap();
+        fs::write(catalog.layout().meta().join("notes-backup.info"), "not ours").unwrap();
+        let backups = catalog.backups().unwrap();
+        assert_eq!(statuses(&backups), [Status::Done]);
+        assert_eq!(backups.faults.len(), 1);
+        assert!(backups.faults[0].to_string().contains("20260102T000000-backup.info"));
+        let error = catalog.resolve(&backups, "20260102T000000").unwrap_err();
+        assert!(matches!(error, CatalogError::Damaged { .. }), "{error}");
+        let error = catalog.resolve(&backups, "20260103T000000").unwrap_err();
+        assert_eq!(error.to_string(), "Unknown backup '20260103T000000' for server 'pg'");
+    }
+
+    #[test]
+    fn a_killed_backup_is_shown_failed_and_swept_only_by_a_writer() {
+        let (_home, catalog) = home();
+        record(&catalog, "20260101T000000", Status::Done);
+        record(&catalog, "20260102T000000", Status::Empty);
+        record(&catalog, "20260103T000000", Status::Started);
+        record(&catalog, "20260104T000000", Status::Syncing);
+        let failed = [Status::Done, Status::Failed, Status::Failed, Status::Failed];
+        let current = catalog.current().unwrap();
+        assert_eq!(statuses(&current), failed);
+        let error = current.iter().nth(2).unwrap().error.clone().unwrap();
+        assert_eq!(error, "failure taking the backup (its process ended without finishing it)");
+        let recorded = [Status::Done, Status::Empty, Status::Started, Status::Syncing];
+        assert_eq!(statuses(&catalog.backups().unwrap()), recorded, "reading must not write");
+        assert!(!catalog.layout().lock("backup").exists(), "reading must not write");
+        assert_eq!(catalog.sweep().unwrap().len(), 3);
+        assert_eq!(statuses(&catalog.backups().unwrap()), failed);
+        assert_eq!(catalog.sweep().unwrap(), []);
+    }
+
+    #[test]
+    fn a_running_backup_is_left_alone_but_not_the_dead_ones_before_it() {
+        let (_home, catalog) = home();
+        record(&catalog, "20260102T000000", Status::Started);
+        record(&catalog, "20260103T000000", Status::Started);
+        let lock = ServerLock::try_acquire(catalog.layout(), Task::Backup).unwrap();
+        assert_eq!(statuses(&catalog.current().unwrap()), [Status::Failed, Status::Started]);
+        assert_eq!(catalog.sweep().unwrap(), [], "the holder is at work");
+        drop(lock);
+        assert_eq!(statuses(&catalog.current().unwrap()), [Status::Failed, Status::Failed]);
+    }
+
+    #[test]
+    fn an_unreadable_keep_mark_is_an_error_and_not_a_no() {
+        let (_home, catalog) = home();
+        let id = record(&catalog, "20260101T000000", Status::Done).id;
+        assert_eq!(catalog.keep(id).unwrap(), None);
+        catalog.set_keep(id, Some(Keep::Standalone)).unwrap();
+        assert_eq!(fs::read_to_string(catalog.layout().annotation(id, "keep")).unwrap(), "standalone");
+        catalog.set_keep(id, None).unwrap();
+        assert_eq!(catalog.keep(id).unwrap(), None);
+        fs::write(catalog.layout().annotation(id, "keep"), "maybe").unwrap();
+        assert!(matches!(catalog.keep(id), Err(CatalogError::Annotation { .. })));
+    }
+
+    #[test]
+    fn descendants_come_children_first_and_loops_end() {
+        let mut backups = Backups::default();
+        let mut add = |id: &str, parent: Option<&str>| {
+            let id: BackupId = id.parse().unwrap();
+            let parent_backup_id = parent.map(|parent| parent.parse().unwrap());
+            backups.by_id.insert(id, BackupInfo { parent_backup_id, ..BackupInfo::new(id, "pg") });
+        };
+        let ids = ["20260101T000000", "20260102T000000", "20260103T000000", "20260104T000000"];
+        add(ids[0], Some(ids[2]));
+        add(ids[1], Some(ids[0]));
+        add(ids[2], Some(ids[1]));
+        add(ids[3], None);
+        let found = backups.descendants(ids[0].parse().unwrap());
+        assert_eq!(found, [ids[2].parse().unwrap(), ids[1].parse().unwrap()]);
+        assert_eq!(backups.descendants(ids[3].parse().unwrap()), []);
+    }
+}

@@ -1,0 +1,527 @@
+//! The list of archived files, `<server>-xlog.db`: one line each, in the order of their arrival.
+//!
+//! ```text
+//! name \t size \t time \t compression \t encryption \n
+//! ```
+//!
+//! Size and compression are the archived file's, the time is the source's. Barman refuses every command over one wrong
+//! line; here a wrong line is a fault to tell, and the others stay usable. The files themselves are the truth: the
+//! list can always be made anew from them ([`scan`]).
+
+use std::borrow::Cow;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use barkeep_transport::codec::{Compression, MAGIC_BYTES};
+use barkeep_transport::durable::{self, DurableError};
+use pgwal::WalFile;
+
+use crate::literal::float_repr;
+use crate::lock::{LockError, SharedLock};
+use crate::{Layout, ServerLock, Task};
+
+/// Largest list accepted, in bytes: 16 million lines.
+pub const FILE_BYTES_MAX: u64 = 1 << 30;
+/// Longest line looked for at the end of a list that ends without a line break, in bytes.
+const LINE_BYTES_MAX: usize = 4096;
+/// How long a reader waits for a writer before it reads without the lock.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a writer waits for another.
+const WRITE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// One archived file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WalEntry {
+    /// Its name.
+    pub file: WalFile,
+    /// Its size in the archive, in bytes.
+    pub size: u64,
+    /// When its source was last modified, in seconds since 1970.
+    pub time: f64,
+    /// How it is compressed in the archive.
+    pub compression: Option<Cow<'static, str>>,
+    /// How it is encrypted in the archive.
+    pub encryption: Option<Cow<'static, str>>,
+}
+
+/// A line that says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line} is not 'name size time compression encryption': {text:?}")]
+pub struct LineFault {
+    /// The line's number, from 1.
+    pub line: usize,
+    /// The line, shortened.
+    pub text: String,
+}
+
+/// What a list says.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct XlogDb {
+    /// Its lines, in order; a file archived twice is there twice.
+    pub entries: Vec<WalEntry>,
+    /// The lines that say nothing.
+    pub faults: Vec<LineFault>,
+}
+
+/// A list that can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum XlogDbError {
+    /// It is larger than [`FILE_BYTES_MAX`].
+    #[error("'{}' has {bytes} bytes, more than a list of WAL files can have", path.display())]
+    TooLarge {
+        /// The list.
+        path: PathBuf,
+        /// Its size in bytes.
+        bytes: u64,
+    },
+    /// Reading failed.
+    #[error("cannot read '{}': {source}", path.display())]
+    Read {
+        /// What was being read.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Appending failed; the list is as it was.
+    #[error("cannot append to '{}': {source}", path.display())]
+    Append {
+        /// The list.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Replacing failed; the list is as it was.
+    #[error(transparent)]
+    Write(#[from] DurableError),
+    /// Another process has the list.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+}
+
+impl fmt::Display for WalEntry {
+    /// The line, without its end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let compression = self.compression.as_deref().unwrap_or("None");
+        let encryption = self.encryption.as_deref().unwrap_or("None");
+        write!(f, "{}\t{}\t{}\t{compression}\t{encryption}", self.file, self.size, float_repr(self.time))
+    }
+}
+
+impl WalEntry {
+    /// Reads a line of three, four or five columns.
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let entry = WalEntry {
+            file: words.next()?.parse().ok()?,
+            size: words.next()?.parse().ok()?,
+            time: words.next()?.parse().ok().filter(|time: &f64| time.is_finite())?,
+            compression: words.next().and_then(label),
+            encryption: words.next().and_then(label),
+        };
+        words.next().is_none().then_some(entry)
+    }
+
+    /// Describes a file of the archive by looking at it.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn of_file(file: WalFile, path: &Path) -> io::Result<Self> {
+        let source = File::open(path)?;
+        let metadata = source.metadata()?;
+        let mut magic = Vec::with_capacity(MAGIC_BYTES);
+        (&source).take(MAGIC_BYTES as u64).read_to_end(&mut magic)?;
+        let compression = match Compression::detect(&magic) {
+            Compression::None => None,
+            other => Some(Cow::Borrowed(other.name())),
+        };
+        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time = seconds(modified);
+        Ok(WalEntry { file, size: metadata.len(), time, compression, encryption: None })
+    }
+}
+
+/// A time as Barman stores it: a float, to the tenth of a microsecond that floats of this size hold.
+pub(crate) fn seconds(since_epoch: Duration) -> f64 {
+    since_epoch.as_secs_f64()
+}
+
+/// The words that lists consist of are few: they need no memory each.
+fn label(word: &str) -> Option<Cow<'static, str>> {
+    const KNOWN: [&str; 10] =
+        ["gzip", "zstd", "lz4", "xz", "bzip2", "snappy", "gpg", "pigz", "pygzip", "pybzip2"];
+    match KNOWN.into_iter().find(|known| *known == word) {
+        Some(known) => Some(Cow::Borrowed(known)),
+        None => (word != "None").then(|| Cow::Owned(word.to_owned())),
+    }
+}
+
+/// Reads a list. What follows the last line break is still being written and left out.
+///
+/// ```
+/// use barkeep_catalog::xlogdb;
+/// let list = xlogdb::parse(b"000000010000000000000006\t16523\t1795342542.3666706\tgzip\tNone\nrubbish\n0000");
+/// assert_eq!(list.entries[0].file.to_string(), "000000010000000000000006");
+/// assert_eq!(list.faults[0].line, 2);
+/// ```
+pub fn parse(file: &[u8]) -> XlogDb {
+    let mut list = XlogDb::default();
+    let complete = file.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    for (index, line) in file[..complete].split(|byte| *byte == b'\n').enumerate() {
+        let text = String::from_utf8_lossy(line);
+        if text.trim().is_empty() {
+            continue;
+        }
+        match WalEntry::parse(&text) {
+            Some(entry) => list.entries.push(entry),
+            None => {
+                let text = text.chars().take(80).collect();
+                list.faults.push(LineFault { line: index + 1, text });
+            }
+        }
+    }
+    list
+}
+
+/// Reads a server's list; when there is none, makes one from the archive (in memory only).
+///
+/// Waits for a writer a few seconds, and then reads what there is: appending and replacing are safe against readers
+/// here, and a stuck writer must not keep anybody from restoring.
+///
+/// # Errors
+/// When the list, or the archive in its place, can't be read.
+pub fn read(layout: &Layout) -> Result<XlogDb, XlogDbError> {
+    let _lock = SharedLock::acquire_within(layout, Task::XlogDb, READ_PATIENCE).ok().flatten();
+    read_unlocked(layout)
+}
+
+fn read_unlocked(layout: &Layout) -> Result<XlogDb, XlogDbError> {
+    let path = layout.xlogdb();
+    let failed = |source| XlogDbError::Read { path: path.clone(), source };
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(XlogDb { entries: scan(layout)?, faults: Vec::new() });
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let bytes = file.metadata().map_err(failed)?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(XlogDbError::TooLarge { path, bytes });
+    }
+    let mut content = Vec::new();
+    file.take(FILE_BYTES_MAX).read_to_end(&mut content).map_err(failed)?;
+    Ok(parse(&content))
+}
+
+/// Lists the archive by walking it: segments, partial ones, labels and history files, in name order. Other files are
+/// passed over. An archive that does not exist is empty.
+///
+/// # Errors
+/// When a directory or file can't be read.
+pub fn scan(layout: &Layout) -> Result<Vec<WalEntry>, XlogDbError> {
+    let mut files = Vec::new();
+    for (file, path) in archived_files(layout)? {
+        match WalEntry::of_file(file, &path) {
+            Ok(entry) => files.push(entry),
+            // Removed meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(XlogDbError::Read { path, source }),
+        }
+    }
+    Ok(files)
+}
+
+/// The files of the archive with their paths, in name order, without looking into them.
+///
+/// # Errors
+/// When a directory can't be read.
+pub fn archived_files(layout: &Layout) -> Result<Vec<(WalFile, PathBuf)>, XlogDbError> {
+    let mut files = Vec::new();
+    for (name, path, is_directory) in entries_of(&layout.wals)? {
+        match name.parse::<WalFile>() {
+            Ok(file @ WalFile::History(_)) if !is_directory => files.push((file, path)),
+            _ if is_directory && is_log_directory(&name) => {
+                for (inner, path, is_directory) in entries_of(&path)? {
+                    match inner.parse::<WalFile>() {
+                        Ok(file)
+                            if !is_directory && file.segment().is_some_and(|s| s.directory() == name) =>
+                        {
+                            files.push((file, path));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    files.sort_by_cached_key(|(file, _)| file.to_string());
+    Ok(files)
+}
+
+/// Whether a name is that of an archive directory: 16 upper-case hexadecimal digits.
+fn is_log_directory(name: &str) -> bool {
+    name.len() == 16 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'))
+}
+
+/// Name, path and whether it is a directory, of what a directory holds; nothing when it does not exist. Names that
+/// are not text belong to nobody here.
+fn entries_of(directory: &Path) -> Result<Vec<(String, PathBuf, bool)>, XlogDbError> {
+    let failed = |source| XlogDbError::Read { path: directory.to_owned(), source };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let is_directory = entry.file_type().map_err(failed)?.is_dir();
+        found.push((name, entry.path(), is_directory));
+    }
+    Ok(found)
+}
+
+/// A server's list, locked for changes.
+#[derive(Debug)]
+pub struct Locked<'a> {
+    layout: &'a Layout,
+    _lock: ServerLock,
+}
+
+impl<'a> Locked<'a> {
+    /// Locks the list, waiting up to a minute for others.
+    ///
+    /// # Errors
+    /// When the lock can't be had.
+    pub fn acquire(layout: &'a Layout) -> Result<Self, XlogDbError> {
+        let lock = ServerLock::acquire_within(layout, Task::XlogDb, WRITE_PATIENCE)?;
+        Ok(Locked { layout, _lock: lock })
+    }
+
+    /// Reads the list.
+    ///
+    /// # Errors
+    /// As for [`read`].
+    pub fn read(&self) -> Result<XlogDb, XlogDbError> {
+        read_unlocked(self.layout)
+    }
+
+    /// Appends lines; on `Ok` they are on stable storage. A list that does not exist is first made from the archive.
+    ///
+    /// # Errors
+    /// When it fails; the list is then as it was.
+    pub fn append(&self, entries: &[WalEntry]) -> Result<(), XlogDbError> {
+        let path = self.layout.xlogdb();
+        if !path.exists() {
+            let mut all = scan(self.layout)?;
+            let listed: std::collections::HashSet<WalFile> = all.iter().map(|entry| entry.file).collect();
+            all.extend(entries.iter().filter(|entry| !listed.contains(&entry.file)).cloned());
+            return self.replace(&all);
+        }
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut lines = self.mend_torn_end(&path)?;
+        for entry in entries {
+            lines.push_str(&entry.to_string());
+            lines.push('\n');
+        }
+        append_or_undo(&path, lines.as_bytes()).map_err(|source| XlogDbError::Append { path, source })
+    }
+
+    /// Replaces the whole list at once.
+    ///
+    /// # Errors
+    /// When it fails; the list is then as it was.
+    pub fn replace(&self, entries: &[WalEntry]) -> Result<(), XlogDbError> {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        for entry in entries {
+            // Writing to a String can't fail.
+            let _ = writeln!(text, "{entry}");
+        }
+        durable::write(&self.layout.xlogdb(), text.as_bytes())?;
+        // Barman, too, drops the list of its older versions as soon as it has made a new one.
+        durable::remove(&self.layout.old_xlogdb())?;
+        Ok(())
+    }
+
+    /// Cuts off a last line without an end, which a crash left behind. When it names a file of the archive, that file's
+    /// line is given back, to be written again.
+    fn mend_torn_end(&self, path: &Path) -> Result<String, XlogDbError> {
+        let failed = |source| XlogDbError::Read { path: path.to_owned(), source };
+        let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        let start = length.saturating_sub(LINE_BYTES_MAX as u64);
+        let mut tail = Vec::new();
+        file.seek(SeekFrom::Start(start)).map_err(failed)?;
+        file.take(LINE_BYTES_MAX as u64).read_to_end(&mut tail).map_err(failed)?;
+        let whole = match tail.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => end + 1,
+            None if start == 0 => 0,
+            // A line longer than any line: leave it to be told as a fault, and end it.
+            None => return Ok("\n".to_owned()),
+        };
+        if whole == tail.len() {
+            return Ok(String::new());
+        }
+        let torn = String::from_utf8_lossy(&tail[whole..]).into_owned();
+        let keep = start + whole as u64;
+        OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(keep)).map_err(failed)?;
+        let name = torn.split_whitespace().next().and_then(|name| name.parse::<WalFile>().ok());
+        let entry = name.and_then(|file| WalEntry::of_file(file, &self.layout.wal(&file)).ok());
+        Ok(entry.map(|entry| format!("{entry}\n")).unwrap_or_default())
+    }
+}
+
+/// Appends durably; when that fails half-way, cuts the file back.
+fn append_or_undo(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().append(true).open(path)?;
+    let before = file.metadata()?.len();
+    let outcome = file.write_all(bytes).and_then(|()| file.sync_all());
+    if outcome.is_err() {
+        let _ = file.set_len(before);
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const REAL: &str = "000000010000000000000006\t16523\t1795342542.3666706\tgzip\tNone\n\
+        000000010000000000000006.00000028.backup\t260\t1795342542.3809018\tgzip\tNone\n\
+        00000002.history\t41\t1795342800.0\tNone\tNone\n\
+        000000010000000000000013\t1039\t1795342889.7866635\tzstd\tgpg\n";
+
+    fn home() -> (tempfile::TempDir, Layout) {
+        let home = tempfile::tempdir().unwrap();
+        let layout = Layout::new("pg", &home.path().join("pg"), home.path());
+        fs::create_dir_all(&layout.wals).unwrap();
+        (home, layout)
+    }
+
+    fn entry(name: &str) -> WalEntry {
+        let file = name.parse().unwrap();
+        WalEntry { file, size: 1, time: 2.5, compression: None, encryption: None }
+    }
+
+    fn put(layout: &Layout, name: &str, content: &[u8]) {
+        let file: WalFile = name.parse().unwrap();
+        fs::create_dir_all(layout.wal_directory(&file)).unwrap();
+        fs::write(layout.wal(&file), content).unwrap();
+    }
+
+    fn names(list: &XlogDb) -> Vec<String> {
+        list.entries.iter().map(|entry| entry.file.to_string()).collect()
+    }
+
+    #[test]
+    fn barmans_own_lines_keep_every_byte() {
+        let list = parse(REAL.as_bytes());
+        assert_eq!(list.faults, []);
+        let again: String = list.entries.iter().map(|entry| format!("{entry}\n")).collect();
+        assert_eq!(again, REAL);
+    }
+
+    #[test]
+    fn older_lines_have_fewer_columns() {
+        let list = parse(b"000000010000000000000001\t5\t1.5\n000000010000000000000002 5 1.5 gzip\n");
+        assert_eq!(list.entries[0].compression, None);
+        assert_eq!(list.entries[1].compression.as_deref(), Some("gzip"));
+        assert_eq!(list.faults, []);
+    }
+
+    #[test]
+    fn a_wrong_line_is_told_and_the_others_stay() {
+        let text = format!("{REAL}half a line\n\n{REAL}000000010000000000000001\t5\tnan\tNone\tNone\n");
+        let list = parse(text.as_bytes());
+        assert_eq!(list.entries.len(), 8);
+        assert_eq!(list.faults.iter().map(|fault| fault.line).collect::<Vec<_>>(), [5, 11]);
+        assert!(list.faults[0].to_string().starts_with("line 5 is not"));
+    }
+
+    #[test]
+    fn a_missing_list_is_made_from_the_archive() {
+        let (_home, layout) = home();
+        put(&layout, "000000010000000000000002", b"plain");
+        put(&layout, "000000010000000000000001", b"\x1f\x8b\x08 packed");
+        put(&layout, "000000010000000000000001.00000028.backup", b"label");
+        put(&layout, "00000002.history", b"1\t0/1\tx\n");
+        fs::write(layout.wals.join("0000000100000000/.000000010000000000000003.barkeep-1-1.tmp"), "x")
+            .unwrap();
+        fs::write(layout.wals.join("0000000100000000/000000020000000000000003"), "in the wrong place")
+            .unwrap();
+        let list = read(&layout).unwrap();
+        assert_eq!(
+            names(&list),
+            [
+                "000000010000000000000001",
+                "000000010000000000000001.00000028.backup",
+                "000000010000000000000002",
+                "00000002.history"
+            ]
+        );
+        assert_eq!(list.entries[0].compression.as_deref(), Some("gzip"));
+        assert!(!layout.xlogdb().exists(), "reading must not write");
+
+        Locked::acquire(&layout).unwrap().append(&[entry("000000010000000000000002")]).unwrap();
+        assert_eq!(read(&layout).unwrap().entries.len(), 4);
+        assert!(layout.xlogdb().exists());
+    }
+
+    #[test]
+    fn appending_adds_and_replacing_replaces() {
+        let (_home, layout) = home();
+        fs::write(layout.xlogdb(), REAL).unwrap();
+        fs::write(layout.old_xlogdb(), "old").unwrap();
+        let locked = Locked::acquire(&layout).unwrap();
+        locked.append(&[entry("000000010000000000000014")]).unwrap();
+        let text = fs::read_to_string(layout.xlogdb()).unwrap();
+        assert_eq!(text, format!("{REAL}000000010000000000000014\t1\t2.5\tNone\tNone\n"));
+        locked.replace(&[entry("000000010000000000000015")]).unwrap();
+        assert_eq!(names(&locked.read().unwrap()), ["000000010000000000000015"]);
+        assert!(!layout.old_xlogdb().exists());
+    }
+
+    #[test]
+    fn a_line_torn_by_a_crash_is_mended_by_the_next_append() {
+        let (_home, layout) = home();
+        put(&layout, "000000010000000000000014", b"here");
+        fs::write(layout.xlogdb(), format!("{REAL}000000010000000000000014\t1")).unwrap();
+        assert_eq!(read(&layout).unwrap().entries.len(), 4);
+        Locked::acquire(&layout).unwrap().append(&[entry("000000010000000000000015")]).unwrap();
+        let list = read(&layout).unwrap();
+        assert_eq!(list.faults, []);
+        assert_eq!(names(&list)[4..], ["000000010000000000000014", "000000010000000000000015"]);
+        assert_eq!(list.entries[4].size, 4);
+
+        fs::write(layout.xlogdb(), "00000001000000000").unwrap();
+        Locked::acquire(&layout).unwrap().append(&[entry("000000010000000000000015")]).unwrap();
+        assert_eq!(names(&read(&layout).unwrap()), ["000000010000000000000015"]);
+    }
+
+    proptest! {
+        #[test]
+        fn reading_never_panics(file: Vec<u8>) {
+            let _ = parse(&file);
+        }
+
+        #[test]
+        fn lines_round_trip(size: u64, micros in 0_u64..4_000_000_000_000_000, packed: bool) {
+            let entry = WalEntry {
+                size,
+                time: micros as f64 / 1e6,
+                compression: packed.then_some(Cow::Borrowed("lz4")),
+                ..entry("0000000A000000FF000000FE.partial")
+            };
+            prop_assert_eq!(WalEntry::parse(&entry.to_string()), Some(entry));
+        }
+    }
+}
