@@ -5,5 +5,9 @@
 pub mod checksum;
 pub mod manifest;
 pub mod pipeline;
+mod copy;
 pub mod recovery;
+pub mod restore;
+#[cfg(feature = "stream")]
+pub mod stream;
 pub mod tar;

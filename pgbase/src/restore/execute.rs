@@ -1,0 +1,435 @@
+//! Carrying out a plan: files in parallel, then the configuration, then one barrier, and pg_control last of all.
+
+mod configure;
+mod ground;
+#[cfg(test)]
+mod tests;
+mod workers;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::facts::{RestorePlan, STAGED_WAL, WalPlace};
+use super::tree::{DataRules, Listing, PG_CONTROL, list};
+use super::wal_copy::mark_archived;
+use crate::copy::{CopyMethod, Directory, Owner};
+use crate::recovery::{ConfigChange, ConfigNote, SettingsError};
+use ground::{Ground, Root};
+
+/// The name that pg_control has until everything else is durable.
+const CONTROL_IN_WAITING: &str = "global/pg_control.barkeep";
+/// Owner only, as the server makes its own.
+const PRIVATE_DIRECTORY: u32 = 0o700;
+const PRIVATE_FILE: u32 = 0o600;
+/// A file that lives for a moment, to find out what the file system can do.
+const PROBE: &str = ".barkeep-probe";
+/// What PostgreSQL calls the list of a base backup's files, which the restored cluster will soon outgrow.
+const MANIFEST: &str = "backup_manifest";
+
+/// How a plan is carried out.
+#[derive(Debug, Clone, Copy)]
+pub struct ExecuteOptions {
+    /// How many files are copied at the same time; at least one.
+    pub jobs: usize,
+    /// Whom the files are given to; `None` leaves them to the user that runs this.
+    pub owner: Option<Owner>,
+}
+
+/// What a restore is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Listing the backup.
+    Listing,
+    /// Copying files and WAL.
+    Copying,
+    /// Writing the configuration.
+    Configuring,
+    /// Waiting for everything to be on stable storage.
+    Syncing,
+}
+
+/// News of a restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestoreEvent {
+    /// Another phase begins.
+    Phase(Phase),
+    /// How much there is to copy.
+    Total {
+        /// Files of the backup.
+        files: u64,
+        /// Their bytes, and the bytes of the WAL.
+        bytes: u64,
+        /// WAL files.
+        wal_files: u64,
+    },
+    /// Some more of it is there.
+    Copied {
+        /// Bytes since the last such event.
+        bytes: u64,
+    },
+}
+
+/// Who is told, from several threads at a time.
+pub trait RestoreObserver: Sync {
+    /// Something happened.
+    fn event(&self, event: RestoreEvent);
+
+    /// Whether the restore should stop and clean up after itself; asked every few megabytes.
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// For those who don't want to know.
+impl RestoreObserver for () {
+    fn event(&self, _: RestoreEvent) {}
+}
+
+/// A change to a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileChange {
+    /// The file's name.
+    pub file: String,
+    /// The change.
+    pub change: ConfigChange,
+}
+
+/// A setting that a person should look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileNote {
+    /// The file's name.
+    pub file: String,
+    /// The setting.
+    pub note: ConfigNote,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestoreReport {
+    /// Files of the backup.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// WAL files.
+    pub wal_files: u64,
+    /// Whether blocks were shared with the backup instead of copied.
+    pub shared: bool,
+    /// Settings changed for safety.
+    pub changes: Vec<FileChange>,
+    /// Settings left, that point to places of the original machine.
+    pub notes: Vec<FileNote>,
+    /// Configuration files that the backup doesn't have: they were outside the data directory.
+    pub missing_files: Vec<String>,
+    /// Links and special files that were not copied.
+    pub strangers: Vec<PathBuf>,
+}
+
+/// Why a restore failed. What it had made is removed again.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The backup can't be read.
+    #[error("{path:?} of the backup can't be read")]
+    Read {
+        /// What was read.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The destination can't be written.
+    #[error("{path:?} can't be written")]
+    Write {
+        /// What was written.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file can't be copied, for a reason on either side.
+    #[error("{from:?} can't be restored to {to:?}")]
+    Copy {
+        /// The backup's file.
+        from: PathBuf,
+        /// Its place.
+        to: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Someone put something there since the plan was made.
+    #[error("{path:?} is no longer empty")]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Too little space.
+    #[error("{path:?} has room for {free} bytes, and the restore needs {needed}")]
+    NoSpace {
+        /// A directory on the full file system.
+        path: PathBuf,
+        /// What is free there.
+        free: u64,
+        /// What would go there.
+        needed: u64,
+    },
+    /// The backup is not a data directory.
+    #[error("{path:?} is missing: this is not a complete plain-format base backup")]
+    NoControlFile {
+        /// Where it should have been.
+        path: PathBuf,
+    },
+    /// A tablespace link that the backup's record knows nothing of: its files would be missing.
+    #[error("{path:?} links to a tablespace that the backup's record does not list")]
+    UnknownTablespace {
+        /// The link.
+        path: PathBuf,
+    },
+    /// Settings that can't be written.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The observer asked for it.
+    #[error("the restore was interrupted")]
+    Cancelled,
+}
+
+impl RestoreError {
+    pub(super) fn read(path: &Path, source: io::Error) -> Self {
+        RestoreError::Read { path: path.to_owned(), source }
+    }
+
+    pub(super) fn write(path: &Path, source: io::Error) -> Self {
+        RestoreError::Write { path: path.to_owned(), source }
+    }
+}
+
+/// Carries out a plan.
+///
+/// Until it returns `Ok` the destination can't be started; after an error it is as it was before.
+///
+/// # Errors
+/// When anything can't be read or written, the destination is no longer empty, there is too little space, or the
+/// observer cancels.
+pub fn execute(
+    plan: &RestorePlan,
+    options: ExecuteOptions,
+    observer: &dyn RestoreObserver,
+) -> Result<RestoreReport, RestoreError> {
+    let mut ground = Ground::new(options.owner);
+    let result = restore(plan, options, observer, &mut ground);
+    if result.is_err() {
+        ground.clear();
+    }
+    result
+}
+
+fn restore(
+    plan: &RestorePlan,
+    options: ExecuteOptions,
+    observer: &dyn RestoreObserver,
+    ground: &mut Ground,
+) -> Result<RestoreReport, RestoreError> {
+    observer.event(RestoreEvent::Phase(Phase::Listing));
+    let (sources, mut listings) = list_sources(plan)?;
+    let data_listing = listings.first().ok_or_else(|| no_control(plan))?;
+    let control_mode = data_listing.control.ok_or_else(|| no_control(plan))?;
+
+    for (source, tree) in sources.iter().zip(&plan.trees) {
+        let mode = source.stat().map_err(|error| RestoreError::read(&tree.from, error))?.st_mode;
+        ground.claim(&tree.to, super::tree::directory_mode(mode & 0o777))?;
+    }
+    ground.mark(&plan.backup.id)?;
+    let wal_directory = make_directories(plan, &listings, ground, options.owner)?;
+    let method = CopyMethod::default();
+    check_space(plan, &listings, &sources, ground, &method)?;
+
+    observer.event(RestoreEvent::Phase(Phase::Copying));
+    let mut report = RestoreReport {
+        files: listings.iter().map(|listing| listing.files.len() as u64).sum(),
+        bytes: listings.iter().flat_map(|listing| &listing.files).map(|file| file.size).sum(),
+        wal_files: plan.wal.len() as u64,
+        strangers: listings.iter_mut().flat_map(|listing| std::mem::take(&mut listing.strangers)).collect(),
+        ..RestoreReport::default()
+    };
+    observer.event(RestoreEvent::Total {
+        files: report.files,
+        bytes: report.bytes.saturating_add(wal_bytes(plan)),
+        wal_files: report.wal_files,
+    });
+    let files = listings.into_iter().flat_map(|listing| listing.files).collect();
+    workers::copy_all(
+        &workers::Work {
+            plan,
+            sources: &sources,
+            ground,
+            wal_directory: &wal_directory,
+            method: &method,
+            options,
+            observer,
+        },
+        files,
+    )?;
+    report.shared = method.shares_blocks();
+
+    observer.event(RestoreEvent::Phase(Phase::Configuring));
+    let data = ground.data()?;
+    for (oid, location) in plan.trees.iter().filter_map(|tree| Some((tree.tablespace.as_ref()?.0, &tree.to)))
+    {
+        let link = PathBuf::from(format!("pg_tblspc/{oid}"));
+        let made = data.directory.create_link(&link, location, options.owner);
+        made.map_err(|source| RestoreError::write(&data.path.join(&link), source))?;
+    }
+    if plan.wal_place == WalPlace::PgWal {
+        mark_all_archived(plan, data, options.owner)?;
+    }
+    configure::configure(plan, &sources[0], data, options.owner, &mut report)?;
+    place_control(plan, &sources[0], data, control_mode, options.owner)?;
+
+    observer.event(RestoreEvent::Phase(Phase::Syncing));
+    ground.sync_file_systems(&wal_directory)?;
+    if observer.cancelled() {
+        return Err(RestoreError::Cancelled);
+    }
+    ground.finish(Path::new(CONTROL_IN_WAITING), Path::new(PG_CONTROL))?;
+    Ok(report)
+}
+
+fn no_control(plan: &RestorePlan) -> RestoreError {
+    RestoreError::NoControlFile { path: plan.backup.data.join(PG_CONTROL) }
+}
+
+/// Opens and lists every tree of the backup.
+fn list_sources(plan: &RestorePlan) -> Result<(Vec<Directory>, Vec<Listing>), RestoreError> {
+    let oids: Vec<u32> = plan.trees.iter().filter_map(|tree| Some(tree.tablespace.as_ref()?.0)).collect();
+    let rewritten: Vec<&str> = configure::REWRITTEN
+        .into_iter()
+        .map(|(name, _)| name)
+        .chain([plan.settings_file.as_str()])
+        .chain(plan.extra_files.iter().map(|(name, _)| name.as_str()))
+        .collect();
+    let staged = (plan.wal_place == WalPlace::Staged).then_some(STAGED_WAL);
+    let rules = DataRules { rewritten: &rewritten, staged, tablespaces: &oids };
+    let mut sources = Vec::new();
+    let mut listings = Vec::new();
+    for (index, tree) in plan.trees.iter().enumerate() {
+        let source = Directory::open(&tree.from).map_err(|error| RestoreError::read(&tree.from, error))?;
+        let rules = tree.tablespace.is_none().then_some(&rules);
+        listings.push(list(index, &source, &tree.from, rules)?);
+        sources.push(source);
+    }
+    Ok((sources, listings))
+}
+
+/// Makes all directories, and answers the one for WAL.
+fn make_directories(
+    plan: &RestorePlan,
+    listings: &[Listing],
+    ground: &mut Ground,
+    owner: Option<Owner>,
+) -> Result<Root, RestoreError> {
+    for (root, listing) in ground.roots().iter().zip(listings) {
+        for job in &listing.directories {
+            root.make_directory(&job.path, job.mode, owner)?;
+        }
+    }
+    let data = ground.data()?;
+    for name in ["global", "pg_wal", "pg_wal/archive_status", "pg_tblspc"] {
+        data.make_directory(Path::new(name), PRIVATE_DIRECTORY, owner)?;
+    }
+    match &plan.wal_place {
+        WalPlace::PgWal => data.below(Path::new("pg_wal")),
+        WalPlace::Staged => {
+            data.make_directory(Path::new(STAGED_WAL), PRIVATE_DIRECTORY, owner)?;
+            data.below(Path::new(STAGED_WAL))
+        }
+        WalPlace::Elsewhere(path) => {
+            ground.claim(path, PRIVATE_DIRECTORY)?;
+            ground.last()
+        }
+    }
+}
+
+/// What the WAL takes once decompressed.
+fn wal_bytes(plan: &RestorePlan) -> u64 {
+    use super::wal::WalKind;
+    let segments = plan.wal.iter().filter(|wal| wal.kind != WalKind::History).count() as u64;
+    segments.saturating_mul(plan.backup.segment_size.bytes())
+}
+
+/// Refuses a restore that can't fit, before anything is copied; unless blocks can be shared with the backup.
+fn check_space(
+    plan: &RestorePlan,
+    listings: &[Listing],
+    sources: &[Directory],
+    ground: &Ground,
+    method: &CopyMethod,
+) -> Result<(), RestoreError> {
+    let data = ground.data()?;
+    if let (Some(source), Some(listing)) = (sources.first(), listings.first())
+        && let Some(sample) = listing.files.iter().find(|file| file.size > 0)
+    {
+        let probe = Path::new(PROBE);
+        let written = |source| RestoreError::write(&data.path.join(PROBE), source);
+        let from = source
+            .read(&sample.path)
+            .map_err(|error| RestoreError::read(&plan.backup.data.join(&sample.path), error))?;
+        let to = data.directory.create(probe, PRIVATE_FILE, None).map_err(written)?;
+        method.try_sharing(&from, &to);
+        data.directory.remove(probe).map_err(written)?;
+    }
+    if method.shares_blocks() {
+        return Ok(());
+    }
+    let mut needs: Vec<(&Root, u64, u64)> = Vec::new();
+    for (root, listing) in ground.roots().iter().zip(listings) {
+        let device = root.directory.stat().map_err(|error| RestoreError::read(&root.path, error))?.st_dev;
+        let bytes: u64 = listing.files.iter().map(|file| file.size).sum();
+        match needs.iter_mut().find(|(_, known, _)| *known == device) {
+            Some((_, _, needed)) => *needed = needed.saturating_add(bytes),
+            None => needs.push((root, device, bytes)),
+        }
+    }
+    if let (Some((_, _, needed)), WalPlace::PgWal | WalPlace::Staged) = (needs.first_mut(), &plan.wal_place) {
+        *needed = needed.saturating_add(wal_bytes(plan));
+    }
+    for (root, _, needed) in needs {
+        let free = root.directory.free_bytes().map_err(|error| RestoreError::read(&root.path, error))?;
+        if needed > free {
+            return Err(RestoreError::NoSpace { path: root.path.clone(), free, needed });
+        }
+    }
+    Ok(())
+}
+
+fn mark_all_archived(plan: &RestorePlan, data: &Root, owner: Option<Owner>) -> Result<(), RestoreError> {
+    let status = data.below(Path::new("pg_wal/archive_status"))?;
+    for wal in &plan.wal {
+        mark_archived(&status.directory, &wal.name, owner)
+            .map_err(|source| RestoreError::write(&status.path.join(&wal.name), source))?;
+    }
+    Ok(())
+}
+
+/// Copies pg_control under a name that no server looks for, and puts the backup's manifest aside.
+fn place_control(
+    plan: &RestorePlan,
+    source: &Directory,
+    data: &Root,
+    mode: u32,
+    owner: Option<Owner>,
+) -> Result<(), RestoreError> {
+    let copy = || -> io::Result<()> {
+        let mut from = source.read(Path::new(PG_CONTROL))?;
+        let mut to = data.directory.create(Path::new(CONTROL_IN_WAITING), mode, owner)?;
+        let size = from.metadata()?.len();
+        CopyMethod::default().copy(&mut from, &mut to, size, &|_| Ok(()))
+    };
+    copy().map_err(|source| RestoreError::Copy {
+        from: plan.backup.data.join(PG_CONTROL),
+        to: data.path.join(PG_CONTROL),
+        source,
+    })?;
+    let aside = format!("{MANIFEST}.{}", plan.backup.id);
+    match data.directory.rename(Path::new(MANIFEST), Path::new(&aside)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(RestoreError::write(&data.path.join(aside), error))
+        }
+        _ => Ok(()),
+    }
+}
