@@ -3,9 +3,9 @@
 #![deny(missing_docs)]
 
 pub mod checksum;
+mod copy;
 pub mod manifest;
 pub mod pipeline;
-mod copy;
 pub mod recovery;
 pub mod restore;
 #[cfg(feature = "stream")]

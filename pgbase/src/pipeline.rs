@@ -114,7 +114,7 @@ struct Started {
 #[derive(Debug)]
 enum Current {
     Nothing,
-    Archive { place: Place, tree: Option<Tree>, parser: TarParser },
+    Archive { place: Place, tree: Option<Tree>, parser: Box<TarParser> },
     Manifest,
 }
 
@@ -168,6 +168,11 @@ impl Unpacker {
             // Progress, notices and what later versions add mean nothing for the files.
             _ => Ok(()),
         }
+    }
+
+    /// The corrupt pages found so far.
+    pub fn corrupt_pages(&self) -> &CorruptPages {
+        self.files.corrupt_pages()
     }
 
     /// Judges the backup as a whole, makes it durable and publishes its manifest.
@@ -250,7 +255,7 @@ impl Unpacker {
             BackupDialect::PerArchive => Trailer::Optional,
             BackupDialect::SingleStream => Trailer::Required,
         };
-        self.current = Current::Archive { place, tree, parser: TarParser::new(trailer) };
+        self.current = Current::Archive { place, tree, parser: Box::new(TarParser::new(trailer)) };
         Ok(())
     }
 

@@ -75,8 +75,7 @@ impl Tree {
     pub(super) fn create_link(&mut self, name: &EntryName, target: &Path) -> Result<(), UnpackError> {
         let path = self.path_of(name);
         let (parent, last) = self.parent(name)?;
-        rustix::fs::symlinkat(target, parent, last)
-            .map_err(|errno| refused("create the link", &path, errno))
+        rustix::fs::symlinkat(target, parent, last).map_err(|errno| refused("create the link", &path, errno))
     }
 
     /// Opens the directory that `name` is in, component by component.

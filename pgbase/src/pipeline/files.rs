@@ -205,6 +205,10 @@ impl Files {
         Ok(())
     }
 
+    pub(super) fn corrupt_pages(&self) -> &CorruptPages {
+        &self.corrupt
+    }
+
     pub(super) fn finish(self) -> Finished {
         let Files { inventory, corrupt, label, total_bytes, .. } = self;
         Finished { inventory, corrupt, label, total_bytes }
