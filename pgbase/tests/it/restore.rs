@@ -53,16 +53,15 @@ impl Original {
     }
 
     fn request(&self, target: RecoveryTarget) -> RestoreRequest {
-        self.cluster.switch_wal();
+        let last = self.cluster.switch_wal();
         let wal = self.cluster.data_dir().join("pg_wal");
         let available: Vec<_> = std::fs::read_dir(&wal)
             .unwrap()
             .filter_map(|entry| {
                 let path = entry.unwrap().path();
                 let file: WalFile = path.file_name()?.to_str()?.parse().ok()?;
-                // The segment being written is no archived one.
-                let current = self.cluster.value("select pg_walfile_name(pg_current_wal_lsn())");
-                (file.to_string() < current || matches!(file, WalFile::History(_)))
+                // Later segments are being written, or are spare ones.
+                (file.to_string() <= last || matches!(file, WalFile::History(_)))
                     .then_some(AvailableWal { file, path })
             })
             .collect();
