@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use barkeep_catalog::{Catalog, Layout};
+
 use crate::config::{Config, ServerConfig};
 use crate::error::CommandError;
 use crate::output::Output;
@@ -163,6 +165,29 @@ impl Context {
     fn unknown_server(&self, name: &str) -> CommandError {
         CommandError::new(format!("Unknown server '{name}'"))
             .hint(format!("{} has no such section; see: barkeep list-servers", self.config.path.display()))
+    }
+}
+
+impl ServerContext {
+    /// The server's directories.
+    pub fn layout(&self) -> Layout {
+        let config = &self.config;
+        Layout {
+            server: config.name().to_owned(),
+            backup_directory: config.backup_directory(),
+            base: config.basebackups_directory(),
+            wals: config.wals_directory(),
+            incoming: config.incoming_wals_directory(),
+            streaming: config.streaming_wals_directory(),
+            errors: config.errors_directory(),
+            xlogdb_directory: config.xlogdb_directory(),
+            lock_directory: config.lock_directory().to_owned(),
+        }
+    }
+
+    /// The server's catalogue. Touches nothing.
+    pub fn catalog(&self) -> Catalog {
+        Catalog::new(self.layout())
     }
 }
 

@@ -98,6 +98,12 @@ macro_rules! from_library_errors {
 // Owners of libraries add their error types here, one a line.
 from_library_errors! {
     crate::config::ConfigError,
+    barkeep_catalog::CatalogError,
+    barkeep_catalog::lock::LockError,
+    pgbase::stream::TakeBackupError,
+    pgwal::replication::ConnInfoError,
+    pgwal::replication::ConnectError,
+    pgwal::replication::ReplicationError,
     std::io::Error,
 }
 

@@ -12,23 +12,23 @@ use std::process::{Command, Output, Stdio};
 /// let home = Home::new().server("main", &cluster.conninfo());
 /// home.run(["backup", "main"]).success();
 /// ```
-pub struct Home {
+pub(crate) struct Home {
     directory: tempfile::TempDir,
     sections: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// What a run of barkeep left behind.
 #[derive(Debug)]
-pub struct Run {
-    pub command: String,
-    pub stdout: String,
-    pub stderr: String,
-    pub code: Option<i32>,
+pub(crate) struct Run {
+    pub(crate) command: String,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) code: Option<i32>,
 }
 
 impl Home {
     /// A home without servers.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("barkeep-home-").tempdir().unwrap();
         let mut home = Home { directory, sections: BTreeMap::new() };
         let path = home.path().to_str().unwrap().to_owned();
@@ -42,7 +42,7 @@ impl Home {
     /// Adds a server as one would configure it: backups and WAL over the replication protocol, with a slot that is
     /// created when it's first needed.
     #[must_use]
-    pub fn server(self, name: &str, conninfo: &str) -> Self {
+    pub(crate) fn server(self, name: &str, conninfo: &str) -> Self {
         self.with(name, "description", &format!("The {name} server"))
             .with(name, "conninfo", conninfo)
             .with(name, "backup_method", "postgres")
@@ -54,13 +54,13 @@ impl Home {
 
     /// Sets a key of a section (`barman` is the global one).
     #[must_use]
-    pub fn with(mut self, section: &str, key: &str, value: &str) -> Self {
+    pub(crate) fn with(mut self, section: &str, key: &str, value: &str) -> Self {
         self.set(section, key, value);
         self
     }
 
     /// Sets a key of a section and writes the configuration file again.
-    pub fn set(&mut self, section: &str, key: &str, value: &str) {
+    pub(crate) fn set(&mut self, section: &str, key: &str, value: &str) {
         self.sections.entry(section.to_owned()).or_default().insert(key.to_owned(), value.to_owned());
         let mut text = String::new();
         for (section, options) in &self.sections {
@@ -73,41 +73,41 @@ impl Home {
     }
 
     /// The home itself.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
     /// A file or directory of the home, like `main/base`.
-    pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn join(&self, path: impl AsRef<Path>) -> PathBuf {
         self.path().join(path)
     }
 
     /// The configuration file.
-    pub fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.join("barman.conf")
     }
 
     /// The log so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.join("barman.log")).unwrap_or_default()
     }
 
     /// barkeep on this home, to be run or spawned with more arguments.
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(barkeep());
         command.env("BARMAN_CONFIG_FILE", self.config()).env_remove("PGPASSWORD").stdin(Stdio::null());
         command
     }
 
     /// Runs barkeep on this home to its end.
-    pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Run {
+    pub(crate) fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Run {
         Run::of(self.command().args(arguments))
     }
 }
 
 impl Run {
     /// Runs a command to its end.
-    pub fn of(command: &mut Command) -> Self {
+    pub(crate) fn of(command: &mut Command) -> Self {
         let Output { stdout, stderr, status } = command.output().unwrap();
         Run {
             command: format!("{command:?}"),
@@ -119,20 +119,20 @@ impl Run {
 
     /// Exit code 0, or the test ends here with all that was said.
     #[track_caller]
-    pub fn success(self) -> Self {
+    pub(crate) fn success(self) -> Self {
         self.exits_with(0)
     }
 
     /// This exit code, or the test ends here with all that was said.
     #[track_caller]
-    pub fn exits_with(self, code: i32) -> Self {
+    pub(crate) fn exits_with(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
         self
     }
 
     /// Fails with this exit code and exactly one line on standard error, which contains all of `parts`.
     #[track_caller]
-    pub fn fails_with_one_line(self, code: i32, parts: &[&str]) -> Self {
+    pub(crate) fn fails_with_one_line(self, code: i32, parts: &[&str]) -> Self {
         let run = self.exits_with(code);
         assert_eq!(run.stderr.lines().count(), 1, "{run:#?}");
         for part in parts {
@@ -143,18 +143,18 @@ impl Run {
 
     /// Standard output as JSON.
     #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
     }
 }
 
 /// The program under test.
-pub fn barkeep() -> &'static str {
+pub(crate) fn barkeep() -> &'static str {
     env!("CARGO_BIN_EXE_barkeep")
 }
 
 /// The user that runs the tests.
-pub fn current_user() -> String {
+pub(crate) fn current_user() -> String {
     let uid = rustix::process::getuid().as_raw().to_string();
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
     let account = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|line| line[2] == uid);
