@@ -97,6 +97,9 @@ macro_rules! from_library_errors {
 
 // Owners of libraries add their error types here, one a line.
 from_library_errors! {
+    barkeep_catalog::CatalogError,
+    barkeep_catalog::lock::LockError,
+    barkeep_catalog::xlogdb::XlogDbError,
     crate::config::ConfigError,
     barkeep_catalog::CatalogError,
     barkeep_catalog::lock::LockError,
