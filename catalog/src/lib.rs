@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod archive;
 pub mod backup_info;
 pub mod id;
 pub mod identity;
@@ -12,6 +13,7 @@ pub mod names;
 pub mod state;
 pub mod store;
 mod time;
+pub mod wal;
 pub mod xlogdb;
 
 pub use backup_info::{BackupInfo, BackupType, Tablespace};

@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -85,15 +85,7 @@ pub enum XlogDbError {
         /// Why it failed.
         source: io::Error,
     },
-    /// Appending failed; the list is as it was.
-    #[error("cannot append to '{}': {source}", path.display())]
-    Append {
-        /// The list.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// Replacing failed; the list is as it was.
+    /// Appending or replacing failed; the list is as it was.
     #[error(transparent)]
     Write(#[from] DurableError),
     /// Another process has the list.
@@ -145,7 +137,8 @@ impl WalEntry {
 
 /// A time as Barman stores it: a float, to the tenth of a microsecond that floats of this size hold.
 pub(crate) fn seconds(since_epoch: Duration) -> f64 {
-    since_epoch.as_secs_f64()
+    // Python's arithmetic, so that both round alike.
+    since_epoch.as_secs() as f64 + 1e-9 * f64::from(since_epoch.subsec_nanos())
 }
 
 /// The words that lists consist of are few: they need no memory each.
@@ -331,7 +324,8 @@ impl<'a> Locked<'a> {
             lines.push_str(&entry.to_string());
             lines.push('\n');
         }
-        append_or_undo(&path, lines.as_bytes()).map_err(|source| XlogDbError::Append { path, source })
+        durable::append(&path, lines.as_bytes())?;
+        Ok(())
     }
 
     /// Replaces the whole list at once.
@@ -377,17 +371,6 @@ impl<'a> Locked<'a> {
         let entry = name.and_then(|file| WalEntry::of_file(file, &self.layout.wal(&file)).ok());
         Ok(entry.map(|entry| format!("{entry}\n")).unwrap_or_default())
     }
-}
-
-/// Appends durably; when that fails half-way, cuts the file back.
-fn append_or_undo(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().append(true).open(path)?;
-    let before = file.metadata()?.len();
-    let outcome = file.write_all(bytes).and_then(|()| file.sync_all());
-    if outcome.is_err() {
-        let _ = file.set_len(before);
-    }
-    outcome
 }
 
 #[cfg(test)]

@@ -115,6 +115,24 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     file.publish_new()
 }
 
+/// Appends `bytes` to the existing file `path`; on `Ok` they are on stable storage. Who else appends or cuts has to be
+/// kept out by a lock.
+///
+/// A crash may leave a part of `bytes`: the format needs an end mark, and its readers must bear a torn end.
+///
+/// # Errors
+/// At the first step that fails; the file is then cut back to what it was, if that still works.
+pub fn append(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = step(Step::Create, path, || OpenOptions::new().append(true).open(path))?;
+    let before = step(Step::Metadata, path, || file.metadata())?.len();
+    let outcome = step(Step::Write, path, || file.write_all(bytes))
+        .and_then(|()| step(Step::Sync, path, || file.sync_all()));
+    if outcome.is_err() {
+        let _ = step(Step::Write, path, || file.set_len(before));
+    }
+    outcome
+}
+
 /// Renames `from` to `to`, replacing it, and fsyncs both directories. The content of `from` has to be on stable
 /// storage already ([`sync_file`]).
 ///
@@ -581,6 +599,22 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"first");
         rename(&other, &path).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
+    }
+
+    #[test]
+    fn a_failed_append_leaves_the_file_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("list");
+        assert_eq!(append(&path, b"x").unwrap_err().kind(), io::ErrorKind::NotFound);
+        fs::write(&path, "one\n").unwrap();
+        for fault in 0..4 {
+            let faults = Faults::fail_once_at(directory.path(), fault);
+            append(&path, b"two\n").unwrap_err();
+            drop(faults);
+            assert_eq!(fs::read(&path).unwrap(), b"one\n", "fault {fault}");
+        }
+        append(&path, b"two\n").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one\ntwo\n");
     }
 
     #[test]

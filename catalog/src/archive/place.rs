@@ -1,0 +1,218 @@
+//! Bringing one file into the archive, up to the moment of its publication.
+
+use std::borrow::Cow;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use barkeep_transport::codec::Compression;
+use barkeep_transport::durable::{self, DurableError, Step, TempFile};
+use pgwal::WalFile;
+
+use super::ArchiveOptions;
+use crate::Layout;
+use crate::wal::{OpenWal, WalError, fault_of_segment};
+use crate::xlogdb::{WalEntry, seconds};
+
+/// Size of the pieces in which files are copied and compared, in bytes.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// A file on its way.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) file: WalFile,
+    pub(super) source: PathBuf,
+    pub(super) stays: bool,
+}
+
+/// What was found out, or made ready.
+#[derive(Debug)]
+pub(super) enum Prepared {
+    /// Compressed or copied into a temporary file that is on stable storage.
+    Copy(TempFile, WalEntry),
+    /// On stable storage where it is, on the archive's file system: a link will do.
+    Link(PathBuf, WalEntry),
+    /// The archive has it already, with the same content.
+    Same,
+    /// The archive has a file of that name with other content, or one that can't be compared.
+    Different(String),
+    /// Not to be archived as it is.
+    Unfit(String),
+    /// Gone meanwhile.
+    Gone,
+}
+
+/// Why a file could not be prepared.
+#[derive(Debug)]
+pub(super) enum PrepareError {
+    /// The source can't be read: its fault alone.
+    Source(WalError),
+    /// The archive can't be written: the next file would meet the same.
+    Archive(DurableError),
+}
+
+impl From<WalError> for PrepareError {
+    fn from(error: WalError) -> Self {
+        PrepareError::Source(error)
+    }
+}
+
+impl From<DurableError> for PrepareError {
+    fn from(error: DurableError) -> Self {
+        PrepareError::Archive(error)
+    }
+}
+
+/// Makes a file ready for publication. Its directory in the archive exists. Publishes nothing, so any number of these
+/// may run at once.
+pub(super) fn prepare(
+    job: &Job,
+    layout: &Layout,
+    options: &ArchiveOptions,
+) -> Result<Prepared, PrepareError> {
+    let destination = layout.wal(&job.file);
+    let archived = destination.exists();
+    if archived && job.stays {
+        // It will be compared when it is about to be removed.
+        return Ok(Prepared::Same);
+    }
+    let Some(open) = OpenWal::open(&job.source)? else { return Ok(Prepared::Gone) };
+    let unreadable = |source| WalError::Read { path: job.source.clone(), source };
+    if matches!(job.file, WalFile::Segment(_))
+        && open.compression == Compression::None
+        && let Some(fault) = fault_of_segment(&open).map_err(unreadable)?
+    {
+        return Ok(Prepared::Unfit(fault));
+    }
+    if archived {
+        return compare(&job.source, &destination);
+    }
+    let metadata = fs::metadata(&job.source).map_err(unreadable)?;
+    // What comes compressed already is kept as it is.
+    let packed = open.compression;
+    let compression = if packed == Compression::None { options.compression } else { packed };
+    let mut entry = WalEntry {
+        file: job.file,
+        size: metadata.len(),
+        time: seconds(
+            metadata
+                .modified()
+                .map_err(unreadable)?
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap_or_default(),
+        ),
+        compression: (compression != Compression::None).then(|| Cow::Borrowed(compression.name())),
+        encryption: None,
+    };
+    if compression == packed && !job.stays {
+        let archive = fs::metadata(layout.wal_directory(&job.file)).map_err(unreadable)?;
+        if archive.dev() == metadata.dev() {
+            durable::sync_file(&job.source)?;
+            return Ok(Prepared::Link(job.source.clone(), entry));
+        }
+    }
+    let encode = if compression == packed { Compression::None } else { compression };
+    let mut copy = copy(open, &destination, encode, options)?;
+    copy.set_metadata(Some(metadata.permissions().mode()), metadata.modified().ok())?;
+    copy.sync()?;
+    entry.size = copy.file().metadata().map_err(|error| copy.failed(Step::Metadata, error))?.len();
+    Ok(Prepared::Copy(copy, entry))
+}
+
+/// Copies without linking, for when a link that looked possible is refused.
+pub(super) fn copy_instead(
+    source: &Path,
+    destination: &Path,
+    options: &ArchiveOptions,
+) -> Result<Option<TempFile>, PrepareError> {
+    let Some(open) = OpenWal::open(source)? else { return Ok(None) };
+    let metadata =
+        fs::metadata(source).map_err(|error| WalError::Read { path: source.to_owned(), source: error })?;
+    let mut copy = copy(open, destination, Compression::None, options)?;
+    copy.set_metadata(Some(metadata.permissions().mode()), metadata.modified().ok())?;
+    copy.sync()?;
+    Ok(Some(copy))
+}
+
+fn copy(
+    open: OpenWal,
+    destination: &Path,
+    encode: Compression,
+    options: &ArchiveOptions,
+) -> Result<TempFile, PrepareError> {
+    let path = open.path.clone();
+    let mut source = open.stored();
+    let target = TempFile::create(destination)?;
+    let refused = |source| DurableError { step: Step::Write, path: destination.to_owned(), source };
+    let mut encoder = encode.writer(target, options.level).map_err(refused)?;
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let count = match source.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(source) => return Err(WalError::Read { path, source }.into()),
+        };
+        encoder.write_all(&piece[..count]).map_err(refused)?;
+    }
+    Ok(encoder.finish().map_err(refused)?)
+}
+
+/// Compares a file with the one in the archive, both decompressed.
+fn compare(source: &Path, archived: &Path) -> Result<Prepared, PrepareError> {
+    let unreadable = |path: &Path, source| WalError::Read { path: path.to_owned(), source };
+    let ours = match fs::metadata(source) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Prepared::Gone),
+        Err(error) => return Err(unreadable(source, error).into()),
+    };
+    let theirs = fs::metadata(archived).map_err(|error| unreadable(archived, error))?;
+    if (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()) {
+        return Ok(Prepared::Same);
+    }
+    let Some(open) = OpenWal::open(source)? else { return Ok(Prepared::Gone) };
+    // From here on, trouble with the archived file is a difference: the new one may be the only good copy.
+    let archived = match OpenWal::open(archived) {
+        Ok(Some(archived)) => archived,
+        Ok(None) => return Err(unreadable(archived, io::ErrorKind::NotFound.into()).into()),
+        Err(error) => return Ok(Prepared::Different(format!("it cannot be compared: {error}"))),
+    };
+    let archived_path = archived.path.clone();
+    let (mut new, mut old) = (open.plain()?, archived.plain()?);
+    let (mut new_piece, mut old_piece) = (vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]);
+    let mut offset = 0_u64;
+    loop {
+        let new_count = fill(&mut new, &mut new_piece).map_err(|error| unreadable(source, error))?;
+        let old_count = match fill(&mut old, &mut old_piece) {
+            Ok(count) => count,
+            Err(error) => {
+                let why = format!("the archived '{}' cannot be read: {error}", archived_path.display());
+                return Ok(Prepared::Different(why));
+            }
+        };
+        let (new_bytes, old_bytes) = (&new_piece[..new_count], &old_piece[..old_count]);
+        if new_bytes != old_bytes {
+            let same = new_bytes.iter().zip(old_bytes).take_while(|(new, old)| new == old).count();
+            return Ok(Prepared::Different(format!("they differ from byte {} on", offset + same as u64)));
+        }
+        if new_count == 0 {
+            return Ok(Prepared::Same);
+        }
+        offset += new_count as u64;
+    }
+}
+
+/// Fills the buffer as far as the source goes.
+fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
