@@ -13,11 +13,14 @@ pub mod record;
 pub mod replication;
 pub mod rmgr;
 pub mod segment;
+#[cfg(feature = "sql")]
+pub mod sql;
 mod strict;
 pub mod target;
 pub mod timeline;
 pub mod timestamp;
 pub mod version;
+pub mod waldump;
 #[cfg(feature = "wire")]
 pub mod wire;
 
@@ -26,7 +29,7 @@ pub use fault::{Fault, FaultKind};
 pub use history::History;
 pub use label::BackupLabel;
 pub use lsn::Lsn;
-pub use record::{BlockRef, Fork, Parts, Record, RelFile};
+pub use record::{BLOCK_BYTES, BlockRef, Fork, Parts, Record, RelFile};
 pub use rmgr::Rmgr;
 pub use segment::{SegmentName, SegmentSize, WalFile};
 pub use target::{RecoveryTarget, TargetAction, TargetKind, TargetTimeline};

@@ -1,5 +1,8 @@
 //! pgwal against real PostgreSQL servers.
 
+// Helpers of tests: an unexpected failure must end the test with its reason.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[cfg(feature = "sql")]
 mod authentication;
 #[cfg(feature = "sql")]
@@ -8,6 +11,7 @@ mod base_backup;
 mod commands;
 #[cfg(feature = "sql")]
 mod hosts;
+#[cfg(feature = "replication")]
 mod receive;
 #[cfg(feature = "sql")]
 mod sql;
