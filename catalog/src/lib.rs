@@ -4,6 +4,7 @@
 
 pub mod archive;
 pub mod backup_info;
+pub mod completion;
 pub mod id;
 pub mod identity;
 pub mod layout;
