@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 use barkeep_catalog::{Catalog, Layout};
 
-use barkeep_catalog::{Catalog, Layout};
-
 use crate::config::{Config, ServerConfig};
 use crate::error::CommandError;
 use crate::output::Output;
@@ -37,19 +35,8 @@ pub enum Policy {
 pub struct ServerContext {
     /// Its configuration.
     pub config: Arc<ServerConfig>,
-    /// Its directories.
-    pub layout: Layout,
-    /// Its backups.
-    pub catalog: Catalog,
     /// Where to speak.
     pub output: Output,
-}
-
-impl ServerContext {
-    /// The server's name.
-    pub fn name(&self) -> &str {
-        self.config.name()
-    }
 }
 
 impl Context {
@@ -163,13 +150,7 @@ impl Context {
     }
 
     fn context_of(&self, config: &Arc<ServerConfig>) -> ServerContext {
-        let layout = layout(config);
-        ServerContext {
-            config: Arc::clone(config),
-            catalog: Catalog::new(layout.clone()),
-            layout,
-            output: self.output.clone(),
-        }
+        ServerContext { config: Arc::clone(config), output: self.output.clone() }
     }
 
     fn refuse_conflicts(&self) -> Result<(), CommandError> {
@@ -188,6 +169,11 @@ impl Context {
 }
 
 impl ServerContext {
+    /// The server's name.
+    pub fn name(&self) -> &str {
+        self.config.name()
+    }
+
     /// The server's directories.
     pub fn layout(&self) -> Layout {
         let config = &self.config;
@@ -207,21 +193,6 @@ impl ServerContext {
     /// The server's catalogue. Touches nothing.
     pub fn catalog(&self) -> Catalog {
         Catalog::new(self.layout())
-    }
-}
-
-/// The directories that a server's configuration names.
-fn layout(config: &ServerConfig) -> Layout {
-    Layout {
-        server: config.name().to_owned(),
-        backup_directory: config.backup_directory(),
-        base: config.basebackups_directory(),
-        wals: config.wals_directory(),
-        incoming: config.incoming_wals_directory(),
-        streaming: config.streaming_wals_directory(),
-        errors: config.errors_directory(),
-        xlogdb_directory: config.xlogdb_directory(),
-        lock_directory: config.lock_directory().to_owned(),
     }
 }
 

@@ -101,12 +101,11 @@ from_library_errors! {
     barkeep_catalog::lock::LockError,
     barkeep_catalog::xlogdb::XlogDbError,
     crate::config::ConfigError,
-    barkeep_catalog::CatalogError,
-    barkeep_catalog::lock::LockError,
     pgbase::stream::TakeBackupError,
     pgwal::replication::ConnInfoError,
     pgwal::replication::ConnectError,
     pgwal::replication::ReplicationError,
+    pgwal::replication::receive::ReceiveError,
     std::io::Error,
 }
 

@@ -7,7 +7,10 @@ use crate::args::Command;
 use crate::context::Context;
 use crate::error::CommandError;
 
+mod connect;
 pub mod list_servers;
+pub mod receive_wal;
+pub mod switch_wal;
 
 /// Runs a command.
 ///
@@ -23,12 +26,12 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::Delete(_) => unavailable("delete"),
         Command::GetWal(_) => unavailable("get-wal"),
         Command::ListBackups(_) => unavailable("list-backups"),
-        Command::ReceiveWal(_) => unavailable("receive-wal"),
+        Command::ReceiveWal(args) => receive_wal::run(context, args),
         Command::Restore(_) => unavailable("restore"),
         Command::ShowBackup(_) => unavailable("show-backup"),
         Command::ShowServers(_) => unavailable("show-servers"),
         Command::Status(_) => unavailable("status"),
-        Command::SwitchWal(_) => unavailable("switch-wal"),
+        Command::SwitchWal(args) => switch_wal::run(context, args),
     }
 }
 

@@ -109,7 +109,7 @@ pub const SERVER_KEYS: &[Key] = &[
     key("cloud_wal_restore_parallel", GSM, Kind::Integer, "0", PENDING),
     key("cluster", SM, Kind::Text, "", ACTED),
     key("combine_mode", GSM, Kind::Choice(&["copy", "link", "clone", "copy-file-range"]), "copy", PENDING),
-    key("compression", GSM, Kind::Text, "", ACTED),
+    key("compression", GSM, Kind::Choice(&["none", "gzip", "bzip2", "pigz", "xz", "zstd", "lz4", "snappy", "pygzip", "pybzip2", "custom"]), "", ACTED),
     key("compression_level", GSM, Kind::Level, "medium", ACTED),
     key("conninfo", SM, Kind::Text, "", ACTED),
     key("create_slot", GSM, Kind::Choice(&["manual", "auto"]), "manual", ACTED),

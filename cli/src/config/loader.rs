@@ -258,7 +258,8 @@ impl Loader {
     /// A key's value from one section, if it is there and can be read. An explicit `None` is a value.
     fn read(&mut self, section: &str, key: &'static Key) -> Option<Setting> {
         let (text, source) = self.sections.get(section)?.get(key.name)?.clone();
-        let Some(text) = text else {
+        let Some(text) = text.or_else(|| key.kind.empty_is_wrong().then(String::new)) else {
+            // An explicit nothing: no other place is asked.
             return Some(Setting { text: None, value: Value::Unset, source });
         };
         match key.kind.parse(&text) {

@@ -96,6 +96,15 @@ pub struct ValueError {
 }
 
 impl Kind {
+    /// Whether a key without a value (`key =`, `key = None`) is as wrong as one with a bad value, rather than unset.
+    pub const fn empty_is_wrong(self) -> bool {
+        match self {
+            Kind::Integer | Kind::Natural | Kind::Boolean | Kind::Choice(_) | Kind::SlotName => true,
+            Kind::List | Kind::AbsolutePath | Kind::Size => true,
+            Kind::Text | Kind::Interval | Kind::Choices(_) | Kind::Level => false,
+        }
+    }
+
     /// Reads a value.
     ///
     /// # Errors
@@ -141,6 +150,7 @@ impl Kind {
                     fail(&format!("a comma-separated list of {}", words.join(", ")))
                 }
             }
+            Kind::List if text.is_empty() => fail("a comma-separated list"),
             Kind::List => Ok(Value::List(split_list(text))),
             Kind::SlotName => {
                 let lower = text.to_lowercase();

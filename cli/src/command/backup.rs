@@ -1,0 +1,255 @@
+//! `backup`: takes base backups.
+//!
+//! The order of things follows Barman's, so that both can work on one home: facts first, then the lock, the record
+//! (EMPTY), STARTED, the copy, WAITING_FOR_WALS, and DONE once the WAL that makes the backup consistent is archived.
+//! Whatever goes wrong after the record exists ends in FAILED with the reason in it.
+
+mod facts;
+mod report;
+mod signals;
+mod take;
+mod wals;
+
+use std::time::{Duration, Instant};
+
+use barkeep_catalog::{Catalog, Identity, LockError, ServerLock, Status, Task};
+use jiff::Zoned;
+use pgwal::replication::ConnInfo;
+
+use crate::args::BackupArgs;
+use crate::config::BackupMethod;
+use crate::context::{Context, Policy, ServerContext};
+use crate::error::{CommandError, chain};
+use crate::output::text;
+
+use facts::ServerFacts;
+use take::{CopyOptions, Interruption};
+
+/// Backs up the servers one after the other; the failure of one does not keep the others from their turn.
+///
+/// # Errors
+/// When a server is unknown. Failed backups are told of as they happen, and make the exit code 1.
+pub fn run(context: &mut Context, args: &BackupArgs) -> Result<(), CommandError> {
+    refuse_unavailable(args)?;
+    let servers = context.servers(&args.servers, Policy::Operate)?;
+    warn_of_ignored(context, args);
+    for server in servers {
+        match back_up(context, &server, args) {
+            Ok(()) => {}
+            Err(Stop::Failed(error)) => server.output.error(error.to_string()),
+            Err(Stop::Interrupted(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Why a server's backup came to nothing.
+enum Stop {
+    /// The next server may have better luck.
+    Failed(CommandError),
+    /// Somebody wants barkeep to end.
+    Interrupted(CommandError),
+}
+
+impl<E: Into<CommandError>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Stop::Failed(error.into())
+    }
+}
+
+/// Everything that is decided before the server is asked for anything.
+struct Job {
+    conninfo: ConnInfo,
+    streaming_conninfo: ConnInfo,
+    primary_conninfo: Option<ConnInfo>,
+    options: CopyOptions,
+}
+
+fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> Result<(), Stop> {
+    let name = server.config.name().to_owned();
+    let job = prepare(context, server, args)?;
+    let catalog = server.catalog();
+    catalog.create_directories()?;
+    let lock = match ServerLock::try_acquire(catalog.layout(), Task::Backup) {
+        Ok(lock) => lock,
+        Err(LockError::Held { pid, .. }) => {
+            let who = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+            return Err(CommandError::new(format!("A backup of server '{name}' is already running{who}")).into());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    for id in catalog.sweep_locked(&lock)? {
+        server.output.warning(format!("Backup {id} of server '{name}' was left unfinished: it is marked as FAILED"));
+    }
+
+    let runtime = context.runtime()?;
+    let facts = runtime
+        .block_on(facts::ask(&job.conninfo, &job.streaming_conninfo))
+        .map_err(|error| error.hint(format!("nothing was stored; see: barkeep check {name}")))?;
+    check_identity(&catalog, &facts, &name)?;
+
+    let started = Instant::now();
+    let begin_time = Zoned::now();
+    let mut info = catalog.start_backup(&begin_time)?;
+    let id = info.id;
+    facts.record(&mut info);
+    info.backup_name.clone_from(&args.name);
+    let copy = take::Copy { server, catalog: &catalog, facts: &facts, options: &job.options, begin_time };
+    let taken = runtime.block_on(copy.run(&job, &mut info));
+    if let Err(interruption) = taken {
+        return Err(fail(server, &catalog, info, interruption));
+    }
+    let elapsed = started.elapsed();
+    report::copied(server, &info, elapsed);
+    let before = catalog.backups()?;
+    if before.usable_before(id).is_none() {
+        server.output.info(format!("This is the first backup for server {name}"));
+    }
+    drop(lock);
+
+    let patience = args.wait.then(|| args.wait_timeout.map(|seconds| Duration::from_secs(seconds.into())));
+    let waited = runtime.block_on(wals::complete(server, &catalog, &mut info, patience));
+    report::finished(server, &info);
+    match waited {
+        Ok(()) if info.status == Status::Failed => {
+            let reason = info.error.unwrap_or_default();
+            Err(CommandError::new(format!("Backup {id} of server '{name}' failed: {reason}")).into())
+        }
+        Ok(()) => Ok(()),
+        Err(wals::WaitError::Interrupted(signal)) => Err(Stop::Interrupted(CommandError::new(format!(
+            "{signal} while waiting for WAL: backup {id} is complete but for it, and is {}",
+            info.status
+        )))),
+        Err(wals::WaitError::Failed(error)) => Err(error.into()),
+    }
+}
+
+/// What the configuration and the options say, with everything wrong in them found before anything is touched.
+fn prepare(context: &Context, server: &ServerContext, args: &BackupArgs) -> Result<Job, CommandError> {
+    let config = &server.config;
+    let name = config.name();
+    if config.passive() {
+        return Err(CommandError::new(format!("Server '{name}' is passive: its backups are copied, not taken")));
+    }
+    if config.backup_method() != BackupMethod::Postgres {
+        let method = config.text("backup_method").unwrap_or("rsync");
+        return Err(CommandError::new(format!("backup_method = {method} of server '{name}' is not available"))
+            .hint("set backup_method = postgres"));
+    }
+    let env = |variable: &str| context.env(variable);
+    let parse = |key: &str, text: Option<&str>| {
+        let text = text.ok_or_else(|| CommandError::new(format!("Server '{name}' has no {key}")))?;
+        ConnInfo::parse(text, &env)
+            .map_err(|error| CommandError::because(format!("{key} of server '{name}' is wrong"), &error))
+    };
+    let conninfo = parse("conninfo", config.conninfo())?;
+    let mut streaming_conninfo = parse("streaming_conninfo", config.streaming_conninfo())?;
+    streaming_conninfo
+        .set("application_name", config.streaming_backup_name())
+        .map_err(|error| CommandError::because("streaming_backup_name is wrong", &error))?;
+    let primary_conninfo = match config.text("primary_conninfo") {
+        Some(text) => Some(parse("primary_conninfo", Some(text))?),
+        None => None,
+    };
+    let manifest_checksum = config.manifest_checksums().parse().map_err(|error| {
+        CommandError::because(format!("manifest_checksums of server '{name}' is wrong"), &error)
+    })?;
+    let max_rate_kib = match args.bwlimit {
+        Some(0) => None,
+        Some(limit) => Some(limit),
+        None => config.bandwidth_limit_kib(),
+    };
+    let options = CopyOptions {
+        immediate_checkpoint: args.immediate_checkpoint().unwrap_or_else(|| config.immediate_checkpoint()),
+        max_rate_kib,
+        manifest_checksum,
+        retry_times: args.retry_times().unwrap_or_else(|| config.basebackup_retry_times()),
+        retry_sleep: args.retry_sleep.map_or_else(
+            || config.basebackup_retry_sleep(),
+            |seconds| Duration::from_secs(seconds.into()),
+        ),
+    };
+    Ok(Job { conninfo, streaming_conninfo, primary_conninfo, options })
+}
+
+fn refuse_unavailable(args: &BackupArgs) -> Result<(), CommandError> {
+    match args.incremental {
+        Some(_) => Err(CommandError::new("incremental backups are not available in this version of barkeep")),
+        None => Ok(()),
+    }
+}
+
+/// Options of other backup methods are accepted, and named once.
+fn warn_of_ignored(context: &Context, args: &BackupArgs) {
+    let given = [
+        ("--reuse-backup", args.reuse_backup.is_some()),
+        ("--jobs", args.jobs.is_some()),
+        ("--jobs-start-batch-period", args.jobs_start_batch_period.is_some()),
+        ("--jobs-start-batch-size", args.jobs_start_batch_size.is_some()),
+        ("--keepalive-interval", args.keepalive_interval.is_some()),
+        ("--manifest", args.manifest),
+        ("--no-manifest", args.no_manifest),
+        ("--check-timeout", args.check_timeout.is_some()),
+        ("--cloud-staging-directory", args.cloud_staging_directory.is_some()),
+        ("--cloud-staging-max-size", args.cloud_staging_max_size.is_some()),
+    ];
+    let ignored: Vec<&str> = given.into_iter().filter(|(_, given)| *given).map(|(option, _)| option).collect();
+    if !ignored.is_empty() {
+        let plural = if ignored.len() == 1 { "Option without" } else { "Options without" };
+        context.output().warning(format!("{plural} effect on this backup: {}", ignored.join(", ")));
+    }
+}
+
+/// A backup of another cluster must not get into this one's catalogue.
+fn check_identity(catalog: &Catalog, facts: &ServerFacts, name: &str) -> Result<(), CommandError> {
+    match catalog.identity()? {
+        Some(recorded) if recorded.system_id != facts.system_id => Err(CommandError::new(format!(
+            "Server '{name}' is another cluster than the one backed up before: its system identifier is {}, \
+             {} is recorded",
+            facts.system_id, recorded.system_id
+        ))
+        .hint(format!(
+            "point conninfo at the right cluster, or use another server name for the new one; the record is {}",
+            catalog.layout().identity().display()
+        ))),
+        Some(_) => Ok(()),
+        None => {
+            let identity = Identity { system_id: facts.system_id.clone(), version: facts.major_version() };
+            Ok(catalog.record_identity(&identity)?)
+        }
+    }
+}
+
+/// Records a failure with its reason; what was copied stays for whoever wants to look at it.
+fn fail(
+    server: &ServerContext,
+    catalog: &Catalog,
+    mut info: barkeep_catalog::BackupInfo,
+    interruption: Interruption,
+) -> Stop {
+    let name = server.config.name();
+    let (reason, hint) = match &interruption {
+        Interruption::Signal(signal) => (signal.to_string(), None),
+        Interruption::Error(error) => (chain(error), take::hint(error)),
+        Interruption::Command(error) => (error.to_string(), None),
+    };
+    info.set_failed("copying files", &reason);
+    info.end_time = Some(Zoned::now());
+    if let Err(error) = catalog.save(&info) {
+        server.output.error(format!("Backup {} can't be marked as failed: {}", info.id, chain(&error)));
+    }
+    report::finished(server, &info);
+    let mut error = CommandError::new(format!("Backup {} of server '{name}' failed: {reason}", info.id));
+    if let Some(hint) = hint {
+        error = error.hint(hint);
+    }
+    match interruption {
+        Interruption::Signal(_) => Stop::Interrupted(error),
+        Interruption::Error(_) | Interruption::Command(_) => Stop::Failed(error),
+    }
+}
+
+/// `1 second`, as Barman has it.
+fn seconds(elapsed: Duration) -> String {
+    text::duration(elapsed)
+}
