@@ -1,0 +1,1 @@
+//! Only benchmarks live here; see the folders `benches` and `compare`.

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# run.sh - a short run of every fuzz target, or a long one of some.
+#
+# usage: fuzz/run.sh [target...]
+#
+#   FUZZ_SECONDS   for each target   [60]
+#
+# Needs a nightly toolchain and cargo-fuzz: cargo install cargo-fuzz --locked
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo fuzz --version >/dev/null 2>&1 || { echo "no cargo-fuzz: cargo install cargo-fuzz --locked" >&2; exit 1; }
+rustup toolchain list 2>/dev/null | grep -q nightly || { echo "no nightly compiler: rustup toolchain install nightly" >&2; exit 1; }
+
+targets=("$@")
+[ $# -gt 0 ] || mapfile -t targets < <(cargo +nightly fuzz list)
+for target in "${targets[@]}"; do
+    printf '=== %s\n' "$target"
+    cargo +nightly fuzz run "$target" -- -max_total_time="${FUZZ_SECONDS:-60}" -max_len=65536 -timeout=20 -rss_limit_mb=1024
+done
