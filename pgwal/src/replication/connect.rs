@@ -8,55 +8,43 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::conninfo::{Host, REPLICATION_DATABASE, Settings, SslMode, SslNegotiation, TargetSessionAttrs};
+use super::conninfo::{
+    Host, PassfileProblem, REPLICATION_DATABASE, Settings, SslMode, SslNegotiation, TargetSessionAttrs,
+};
 use super::socket::Socket;
 use super::{Attempt, ConnInfo, ConnectError, ConnectFailure, Connection, ReplicationError, tls};
-use crate::wire::{Auth, AuthProgress, BackendMessage, Credentials, Inbox, WireError, frontend};
+use crate::wire::{Auth, AuthProgress, BackendMessage, Credentials, WireError, frontend};
 
 /// The most addresses tried of one host name.
 const ADDRESSES_MAX: usize = 32;
 
-/// A connected socket, ready for the startup message.
-pub(crate) struct Opened<'a> {
-    pub(crate) socket: Socket,
-    pub(crate) host: &'a Host,
-    pub(crate) settings: &'a Settings,
-    /// The hash for channel binding, on TLS.
-    pub(crate) end_point: Option<Vec<u8>>,
-    pub(crate) password: Option<String>,
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Physical replication commands.
+    Physical,
+    /// SQL.
+    #[cfg(feature = "sql")]
+    Sql,
 }
 
 /// A failure to start a session, and whether the server had got as far as asking for proof.
-pub(crate) struct Refusal {
-    pub(crate) failure: ConnectFailure,
-    pub(crate) auth_begun: bool,
+struct Refusal {
+    failure: ConnectFailure,
+    auth_begun: bool,
 }
 
-impl Refusal {
-    pub(crate) fn before_auth(failure: impl Into<ConnectFailure>) -> Refusal {
-        Refusal { failure: failure.into(), auth_begun: false }
+impl From<ConnectFailure> for Refusal {
+    fn from(failure: ConnectFailure) -> Self {
+        Refusal { failure, auth_begun: false }
     }
-}
-
-/// A kind of session: physical replication or SQL.
-pub(crate) trait Kind {
-    type Session: Send;
-
-    /// The database field for the password file.
-    fn passfile_database(settings: &Settings) -> &str;
-
-    /// Sends the startup message, authenticates, and waits until the session is ready.
-    fn start(opened: Opened<'_>) -> impl Future<Output = Result<Self::Session, Refusal>> + Send;
-
-    /// Whether the server is in recovery, and whether sessions there are read-only.
-    fn role(session: &mut Self::Session) -> impl Future<Output = Result<Role, ConnectFailure>> + Send;
 }
 
 /// What `target_session_attrs` asks about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Role {
-    pub(crate) in_recovery: bool,
-    pub(crate) read_only: bool,
+struct Role {
+    in_recovery: bool,
+    read_only: bool,
 }
 
 impl Role {
@@ -72,7 +60,7 @@ impl Role {
 }
 
 /// Opens a session with the first host that will do.
-pub(crate) async fn connect<K: Kind>(conninfo: &ConnInfo) -> Result<K::Session, ConnectError> {
+pub(crate) async fn connect(conninfo: &ConnInfo, kind: Kind) -> Result<Connection, ConnectError> {
     let mut settings = conninfo.settings()?;
     if settings.load_balance {
         shuffle(&mut settings.hosts);
@@ -90,8 +78,8 @@ pub(crate) async fn connect<K: Kind>(conninfo: &ConnInfo) -> Result<K::Session, 
     for wanted in passes {
         attempts.clear();
         for host in &settings.hosts {
-            let search = Search { conninfo, settings: &settings, host, wanted: *wanted };
-            if let Some(session) = search.host::<K>(&mut attempts).await {
+            let search = Search { conninfo, settings: &settings, kind, host, wanted: *wanted };
+            if let Some(session) = search.host(&mut attempts).await {
                 return Ok(session);
             }
             if attempts.last().is_some_and(|attempt| attempt.failure.ends_the_search()) {
@@ -106,6 +94,7 @@ pub(crate) async fn connect<K: Kind>(conninfo: &ConnInfo) -> Result<K::Session, 
 struct Search<'a> {
     conninfo: &'a ConnInfo,
     settings: &'a Settings,
+    kind: Kind,
     host: &'a Host,
     wanted: TargetSessionAttrs,
 }
@@ -121,9 +110,9 @@ enum Transport {
 
 impl Search<'_> {
     /// Tries every address; failures are added to `attempts`.
-    async fn host<K: Kind>(&self, attempts: &mut Vec<Attempt>) -> Option<K::Session> {
+    async fn host(&self, attempts: &mut Vec<Attempt>) -> Option<Connection> {
         if self.host.socket().is_some() {
-            return self.address::<K>(None, attempts).await;
+            return self.address(None, attempts).await;
         }
         let addresses = match self.timed(self.resolve()).await {
             Ok(addresses) => addresses,
@@ -133,7 +122,7 @@ impl Search<'_> {
             }
         };
         for address in addresses {
-            if let Some(session) = self.address::<K>(Some(address), attempts).await {
+            if let Some(session) = self.address(Some(address), attempts).await {
                 return Some(session);
             }
             if attempts.last().is_some_and(|attempt| attempt.failure.ends_the_search()) {
@@ -157,11 +146,7 @@ impl Search<'_> {
     }
 
     /// Tries the transports that `sslmode` allows, one after the other.
-    async fn address<K: Kind>(
-        &self,
-        address: Option<SocketAddr>,
-        attempts: &mut Vec<Attempt>,
-    ) -> Option<K::Session> {
+    async fn address(&self, address: Option<SocketAddr>, attempts: &mut Vec<Attempt>) -> Option<Connection> {
         let transports: &[Transport] = match (address, self.settings.ssl_mode) {
             // TLS over a Unix socket does not exist.
             (None, _) | (_, SslMode::Disable) => &[Transport::Clear],
@@ -171,19 +156,17 @@ impl Search<'_> {
         };
         for transport in transports {
             let mut encrypted = false;
-            let mut auth_begun = false;
-            let result =
-                self.timed(self.session::<K>(address, *transport, &mut encrypted, &mut auth_begun)).await;
-            let failure = match result {
-                Ok(session) => return Some(session),
-                Err(failure) => failure,
+            let session = self.session(address, *transport, &mut encrypted);
+            let Refusal { failure, auth_begun } = match self.timed(session).await {
+                Ok(connection) => return Some(connection),
+                Err(refusal) => refusal,
             };
+            let refused = matches!(failure, ConnectFailure::Server { .. });
             let retry = match transport {
-                Transport::Clear => matches!(failure, ConnectFailure::Server { .. }),
+                Transport::Clear => refused,
                 // Without a TLS layer the second try would be the same as the first.
                 Transport::TlsIfOffered => {
-                    matches!(failure, ConnectFailure::Tls(_))
-                        || (encrypted && matches!(failure, ConnectFailure::Server { .. }))
+                    encrypted && (refused || matches!(failure, ConnectFailure::Tls(_)))
                 }
                 Transport::Tls => false,
             };
@@ -196,40 +179,95 @@ impl Search<'_> {
         None
     }
 
-    async fn session<K: Kind>(
+    async fn session(
         &self,
         address: Option<SocketAddr>,
         transport: Transport,
         encrypted: &mut bool,
-        auth_begun: &mut bool,
-    ) -> Result<K::Session, ConnectFailure> {
+    ) -> Result<Connection, Refusal> {
         let (socket, end_point) = self.open(address, transport, encrypted).await?;
-        let database = K::passfile_database(self.settings);
-        let (password, passfile_problem) = self.settings.password(self.conninfo, self.host, database);
-        if let Some(problem) = &passfile_problem {
+        let database = match self.kind {
+            Kind::Physical => REPLICATION_DATABASE,
+            #[cfg(feature = "sql")]
+            Kind::Sql => self.settings.dbname.as_deref().unwrap_or(&self.settings.user),
+        };
+        let (password, problem) = self.settings.password(self.conninfo, self.host, database);
+        if let Some(problem) = &problem {
             tracing::warn!("{problem}");
         }
-        let opened = Opened { socket, host: self.host, settings: self.settings, end_point, password };
-        let mut session = K::start(opened).await.map_err(|refusal| {
-            *auth_begun = refusal.auth_begun;
-            match refusal.failure {
-                ConnectFailure::Auth { error, .. } => {
-                    ConnectFailure::Auth { error, passfile: passfile_problem }
-                }
-                ConnectFailure::Server { error, .. } => {
-                    ConnectFailure::Server { error, passfile: passfile_problem }
-                }
-                failure => failure,
-            }
-        })?;
+        let mut connection = Connection::new(socket, self.host.clone());
+        let mut auth_begun = false;
+        let logged_in = match self.send_startup(&mut connection) {
+            Ok(()) => log_in(&mut connection, self.auth(password, end_point), &mut auth_begun).await,
+            Err(error) => Err(error.into()),
+        };
+        logged_in.map_err(|failure| Refusal { failure: with_note(failure, problem), auth_begun })?;
         if self.wanted != TargetSessionAttrs::Any {
-            // The session is made: another transport would not change the role.
-            *auth_begun = true;
-            if !K::role(&mut session).await?.suits(self.wanted) {
-                return Err(ConnectFailure::WrongRole(self.wanted));
+            // Another transport would not change the server's role.
+            let refuse = |failure| Refusal { failure, auth_begun: true };
+            let role = self.role(&mut connection).await.map_err(|error| refuse(failure(error)))?;
+            if !role.suits(self.wanted) {
+                return Err(refuse(ConnectFailure::WrongRole(self.wanted)));
             }
         }
-        Ok(session)
+        Ok(connection)
+    }
+
+    fn send_startup(&self, connection: &mut Connection) -> Result<(), WireError> {
+        let settings = self.settings;
+        let mut parameters = vec![("user", settings.user.as_str())];
+        match self.kind {
+            Kind::Physical => {
+                parameters.push(("replication", "true"));
+                // The server takes no notice of it here, but poolers in between may.
+                parameters.push(("database", settings.dbname.as_deref().unwrap_or(REPLICATION_DATABASE)));
+            }
+            #[cfg(feature = "sql")]
+            Kind::Sql => {
+                parameters.push(("client_encoding", "UTF8"));
+                parameters.push(("database", settings.dbname.as_deref().unwrap_or(&settings.user)));
+            }
+        }
+        if let Some(name) = &settings.application_name {
+            parameters.push(("application_name", name));
+        }
+        if let Some(options) = &settings.options {
+            parameters.push(("options", options));
+        }
+        frontend::startup(parameters, connection.outbox())
+    }
+
+    fn auth(&self, password: Option<String>, end_point: Option<Vec<u8>>) -> Auth {
+        let credentials = Credentials { user: self.settings.user.clone(), password };
+        let auth = Auth::new(credentials, self.settings.channel_binding, end_point);
+        match &self.settings.require_auth {
+            Some(methods) => auth.allow_only(methods.clone()),
+            None => auth,
+        }
+    }
+
+    async fn role(&self, connection: &mut Connection) -> Result<Role, ReplicationError> {
+        let on = |value: Option<&str>| value.map(|value| value == "on");
+        // Reported by itself from PostgreSQL 14 on.
+        if let (Some(in_recovery), Some(read_only)) = (
+            on(connection.parameter("in_hot_standby")),
+            on(connection.parameter("default_transaction_read_only")),
+        ) {
+            return Ok(Role { in_recovery, read_only: in_recovery || read_only });
+        }
+        let read_only = connection.show("transaction_read_only").await? == "on";
+        match self.kind {
+            // 13 has no better answer for a replication connection: read-only, and not because of the default.
+            Kind::Physical => {
+                let by_default = connection.show("default_transaction_read_only").await? == "on";
+                Ok(Role { in_recovery: read_only && !by_default, read_only })
+            }
+            #[cfg(feature = "sql")]
+            Kind::Sql => {
+                let row = connection.query_one("SELECT", "SELECT pg_catalog.pg_is_in_recovery()").await?;
+                Ok(Role { in_recovery: row.text(0) == Some("t"), read_only })
+            }
+        }
     }
 
     async fn open(
@@ -270,15 +308,14 @@ impl Search<'_> {
         Err(ConnectFailure::WrongPeer { wanted: wanted.clone(), found })
     }
 
-    async fn timed<T>(
+    async fn timed<T, E: From<ConnectFailure>>(
         &self,
-        work: impl Future<Output = Result<T, ConnectFailure>>,
-    ) -> Result<T, ConnectFailure> {
-        match self.settings.connect_timeout {
-            None => work.await,
-            Some(limit) => {
-                tokio::time::timeout(limit, work).await.unwrap_or(Err(ConnectFailure::Timeout(limit)))
-            }
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let Some(limit) = self.settings.connect_timeout else { return work.await };
+        match tokio::time::timeout(limit, work).await {
+            Ok(result) => result,
+            Err(_) => Err(ConnectFailure::Timeout(limit).into()),
         }
     }
 
@@ -315,60 +352,6 @@ fn shuffle(hosts: &mut [Host]) {
     }
 }
 
-/// Physical replication sessions.
-pub(super) struct Physical;
-
-impl Kind for Physical {
-    type Session = Connection;
-
-    fn passfile_database(_settings: &Settings) -> &str {
-        REPLICATION_DATABASE
-    }
-
-    async fn start(opened: Opened<'_>) -> Result<Connection, Refusal> {
-        let settings = opened.settings;
-        let mut connection = Connection::new(opened.socket, opened.host.clone(), Inbox::new());
-        let mut parameters = vec![
-            ("user", settings.user.as_str()),
-            // The server takes no notice of it here, but poolers in between may.
-            ("database", settings.dbname.as_deref().unwrap_or(REPLICATION_DATABASE)),
-            ("replication", "true"),
-        ];
-        if let Some(name) = &settings.application_name {
-            parameters.push(("application_name", name));
-        }
-        if let Some(options) = &settings.options {
-            parameters.push(("options", options));
-        }
-        frontend::startup(parameters, connection.outbox()).map_err(Refusal::before_auth)?;
-        let credentials = Credentials { user: settings.user.clone(), password: opened.password };
-        let mut auth = Auth::new(credentials, settings.channel_binding, opened.end_point);
-        if let Some(methods) = &settings.require_auth {
-            auth = auth.allow_only(methods.clone());
-        }
-        let mut auth_begun = false;
-        match log_in(&mut connection, auth, &mut auth_begun).await {
-            Ok(()) => Ok(connection),
-            Err(failure) => Err(Refusal { failure, auth_begun }),
-        }
-    }
-
-    async fn role(connection: &mut Connection) -> Result<Role, ConnectFailure> {
-        let on = |value: Option<&str>| value.map(|value| value == "on");
-        // Reported by itself from PostgreSQL 14 on.
-        if let (Some(in_recovery), Some(read_only)) = (
-            on(connection.parameter("in_hot_standby")),
-            on(connection.parameter("default_transaction_read_only")),
-        ) {
-            return Ok(Role { in_recovery, read_only: in_recovery || read_only });
-        }
-        let read_only = connection.show("transaction_read_only").await.map_err(failure)? == "on";
-        let by_default = connection.show("default_transaction_read_only").await.map_err(failure)? == "on";
-        // 13 has no better answer for a replication connection: read-only, and not because of the default.
-        Ok(Role { in_recovery: read_only && !by_default, read_only })
-    }
-}
-
 /// From the startup message to the first ReadyForQuery.
 async fn log_in(
     connection: &mut Connection,
@@ -395,12 +378,21 @@ async fn log_in(
                 connection.set_idle();
                 return Ok(());
             }
-            BackendMessage::BackendKeyData if admitted => {}
+            BackendMessage::BackendKeyData(key) if admitted => connection.set_cancel_key(key),
             BackendMessage::Notice(notice) => super::connection::log_notice("startup", &notice),
             message => {
                 return Err(WireError::UnexpectedMessage { during: "startup", tag: message.tag() }.into());
             }
         }
+    }
+}
+
+/// Says why the password file was not used, where a password is what was missing.
+fn with_note(failure: ConnectFailure, problem: Option<PassfileProblem>) -> ConnectFailure {
+    match failure {
+        ConnectFailure::Auth { error, .. } => ConnectFailure::Auth { error, passfile: problem },
+        ConnectFailure::Server { error, .. } => ConnectFailure::Server { error, passfile: problem },
+        failure => failure,
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::connect::Kind;
 use super::conninfo::Host;
 use super::socket::Socket;
 use super::{
@@ -36,6 +37,8 @@ pub struct Connection {
     parameters: BTreeMap<String, String>,
     host: Host,
     auth_method: AuthMethod,
+    /// For SQL sessions, which hand it on.
+    cancel_key: Bytes,
     idle: bool,
 }
 
@@ -78,17 +81,18 @@ impl Connection {
     /// # Errors
     /// [`ConnectError`], with what each host answered.
     pub async fn connect(conninfo: &ConnInfo) -> Result<Connection, ConnectError> {
-        super::connect::connect::<super::connect::Physical>(conninfo).await
+        super::connect::connect(conninfo, Kind::Physical).await
     }
 
-    pub(super) fn new(socket: Socket, host: Host, inbox: Inbox) -> Connection {
+    pub(super) fn new(socket: Socket, host: Host) -> Connection {
         Connection {
             socket,
-            inbox,
+            inbox: Inbox::new(),
             outbox: BytesMut::new(),
             parameters: BTreeMap::new(),
             host,
             auth_method: AuthMethod::None,
+            cancel_key: Bytes::new(),
             idle: false,
         }
     }
@@ -245,6 +249,17 @@ impl Connection {
     }
 }
 
+/// An idle session, taken apart.
+#[cfg(feature = "sql")]
+pub(crate) struct Parts {
+    pub(crate) socket: Socket,
+    /// Bytes that came after the session was ready.
+    pub(crate) received: BytesMut,
+    pub(crate) parameters: BTreeMap<String, String>,
+    /// The body of BackendKeyData.
+    pub(crate) cancel_key: Bytes,
+}
+
 /// What the streams and the start of the session are made of.
 impl Connection {
     pub(super) fn set_idle(&mut self) {
@@ -253,6 +268,17 @@ impl Connection {
 
     pub(super) fn set_auth_method(&mut self, method: AuthMethod) {
         self.auth_method = method;
+    }
+
+    pub(super) fn set_cancel_key(&mut self, key: Bytes) {
+        self.cancel_key = key;
+    }
+
+    /// Takes the session apart, for another client to go on with.
+    #[cfg(feature = "sql")]
+    pub(crate) fn into_parts(mut self) -> Parts {
+        let received = self.inbox.buffer().split();
+        Parts { socket: self.socket, received, parameters: self.parameters, cancel_key: self.cancel_key }
     }
 
     pub(super) fn outbox(&mut self) -> &mut BytesMut {
@@ -356,7 +382,11 @@ impl Connection {
         }
     }
 
-    async fn query_one(&mut self, command: &'static str, text: &str) -> Result<TextRow, ReplicationError> {
+    pub(super) async fn query_one(
+        &mut self,
+        command: &'static str,
+        text: &str,
+    ) -> Result<TextRow, ReplicationError> {
         let rows = self.query(command, text).await?;
         let count = rows.len();
         match <[TextRow; 1]>::try_from(rows) {

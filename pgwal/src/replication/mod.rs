@@ -25,6 +25,8 @@ pub use crate::wire::command::{BaseBackupOptions, ManifestChecksum, StartPhysica
 pub use crate::wire::{BackupEvent, ServerError, SqlState, StandbyStatus, Tablespace, TimelineEnd};
 
 #[cfg(feature = "sql")]
-pub(crate) use connect::{Kind, Opened, connect};
+pub(crate) use connect::{Kind, connect};
+#[cfg(feature = "sql")]
+pub(crate) use connection::Parts;
 #[cfg(feature = "sql")]
 pub(crate) use socket::Socket;

@@ -14,8 +14,8 @@ const SASL_MECHANISMS_MAX: usize = 32;
 pub enum BackendMessage {
     /// `R`: what the server wants before it lets the client in.
     Authentication(AuthRequest),
-    /// `K`: the key for cancel requests, which this client never sends.
-    BackendKeyData,
+    /// `K`: the process id and the key for cancel requests, as they came.
+    BackendKeyData(Bytes),
     /// `S`: the value of a reported setting, now.
     ParameterStatus {
         /// The setting's name.
@@ -63,7 +63,7 @@ impl BackendMessage {
         Ok(match tag {
             b'd' => BackendMessage::CopyData(body),
             b'R' => BackendMessage::Authentication(AuthRequest::parse(body)?),
-            b'K' => BackendMessage::BackendKeyData,
+            b'K' => BackendMessage::BackendKeyData(body),
             b'S' => parameter_status(body)?,
             b'E' => BackendMessage::Error(Box::new(ServerError::parse(body)?)),
             b'N' => BackendMessage::Notice(Box::new(ServerError::parse(body)?)),
@@ -91,7 +91,7 @@ impl BackendMessage {
     pub fn tag(&self) -> char {
         match self {
             BackendMessage::Authentication(_) => 'R',
-            BackendMessage::BackendKeyData => 'K',
+            BackendMessage::BackendKeyData(_) => 'K',
             BackendMessage::ParameterStatus { .. } => 'S',
             BackendMessage::Error(_) => 'E',
             BackendMessage::Notice(_) => 'N',

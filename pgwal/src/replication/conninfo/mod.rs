@@ -174,7 +174,7 @@ impl ConnInfo {
         let home = environment("HOME")
             .filter(|home| !home.is_empty())
             .map(PathBuf::from)
-            .or_else(|| user::home_of_current());
+            .or_else(user::home_of_current);
         service::fill(&mut values, home.as_deref(), environment)?;
         fill_from_variables(&mut values, environment)?;
         let conninfo = ConnInfo { values, home, system_user };
