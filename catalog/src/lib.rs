@@ -5,6 +5,7 @@
 pub mod archive;
 pub mod backup_info;
 pub mod completion;
+pub mod delete;
 pub mod id;
 pub mod identity;
 pub mod layout;

@@ -1,0 +1,296 @@
+//! Deleting backups, and WAL that no remaining backup needs, so that a crash leaves work to finish and never a lie.
+//!
+//! What may go is decided elsewhere; here it goes. A backup is first marked (`delete_this`) and recorded as failed: from
+//! then on nobody takes its shrinking directory for a backup, and whoever finds the mark later goes on. The mark is the
+//! last thing to be removed.
+
+use std::collections::{BTreeSet, HashSet};
+
+use barkeep_transport::durable;
+use pgwal::WalFile;
+
+use crate::store::{CatalogError, names_in};
+use crate::xlogdb::{self, Locked};
+use crate::{BackupId, Catalog, Layout, Status};
+
+/// The mark of a backup whose deletion has begun.
+const DELETE_MARK: &str = "delete_this";
+
+impl Catalog {
+    /// Begins the deletion of a backup: after this it will be finished, now or by a later [`cron`](Self::marked).
+    ///
+    /// # Errors
+    /// When storage fails, or there is no such backup.
+    pub fn mark_for_deletion(&self, id: BackupId) -> Result<(), CatalogError> {
+        let info = match self.read(id) {
+            Ok(info) => Some(info),
+            // A damaged record is no reason to keep what it describes.
+            Err(CatalogError::Damaged { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        durable::write(&self.layout().annotation(id, DELETE_MARK), b"delete")?;
+        if let Some(mut info) = info
+            && info.status != Status::Failed
+        {
+            info.set_failed("deleting the backup", "its files are being removed");
+            self.save(&info)?;
+        }
+        Ok(())
+    }
+
+    /// The backups whose deletion has begun and not ended, in order.
+    ///
+    /// # Errors
+    /// When the catalogue can't be read.
+    pub fn marked(&self) -> Result<Vec<BackupId>, CatalogError> {
+        let suffix = format!("-{DELETE_MARK}");
+        let mut ids: Vec<BackupId> = names_in(&self.layout().meta())?
+            .iter()
+            .filter_map(|name| name.strip_suffix(&suffix)?.parse().ok())
+            .collect();
+        for name in names_in(&self.layout().base)? {
+            if let Ok(id) = name.parse()
+                && self.layout().old_annotation(id, DELETE_MARK).exists()
+            {
+                ids.push(id);
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// Removes the files of a marked backup. Its record and mark stay.
+    ///
+    /// # Errors
+    /// When storage fails; it can be called again.
+    pub fn remove_backup_files(&self, id: BackupId) -> Result<(), CatalogError> {
+        let directory = self.layout().backup(id);
+        for name in names_in(&directory)? {
+            // These say what is being removed; they go with the directory itself, at the end.
+            if name != "backup.info" && name != "annotations" {
+                let path = directory.join(name);
+                let is_directory = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+                if is_directory {
+                    durable::remove_dir_all(&path)?;
+                } else {
+                    durable::remove(&path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the deletion of a backup whose files are gone: its parent forgets it, then its record and marks go.
+    ///
+    /// # Errors
+    /// When storage fails; it can be called again.
+    pub fn forget_backup(&self, id: BackupId) -> Result<(), CatalogError> {
+        // The parent is found by its own list too: the record may be damaged or gone already.
+        for mut parent in self.backups()?.by_id.into_values() {
+            if parent.children_backup_ids.contains(&id) {
+                parent.children_backup_ids.retain(|child| *child != id);
+                self.save(&parent)?;
+            }
+        }
+        self.set_keep(id, None)?;
+        durable::remove_dir_all(&self.layout().backup(id))?;
+        durable::remove(&self.layout().annotation(id, "backup_manifest"))?;
+        durable::remove(&self.layout().backup_info(id))?;
+        durable::remove(&self.layout().annotation(id, DELETE_MARK))?;
+        Ok(())
+    }
+}
+
+/// Removes files from the archive: first from its list, then themselves, then the directories that are empty. Files that
+/// are not there are fine, so an interrupted removal can be repeated.
+///
+/// # Errors
+/// When storage fails.
+pub fn remove_wal(layout: &Layout, files: &[WalFile]) -> Result<(), CatalogError> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let gone: HashSet<WalFile> = files.iter().copied().collect();
+    {
+        let list = Locked::acquire(layout)?;
+        let mut listed = list.read()?;
+        if !listed.faults.is_empty() {
+            // What the wrong lines meant is in the archive.
+            let known: HashSet<WalFile> = listed.entries.iter().map(|entry| entry.file).collect();
+            listed
+                .entries
+                .extend(xlogdb::scan(layout)?.into_iter().filter(|entry| !known.contains(&entry.file)));
+        }
+        listed.entries.retain(|entry| !gone.contains(&entry.file));
+        list.replace(&listed.entries)?;
+    }
+    let mut directories = BTreeSet::new();
+    for file in files {
+        durable::remove_unsynced(&layout.wal(file))?;
+        directories.insert(layout.wal_directory(file));
+    }
+    for directory in directories {
+        if !directory.exists() {
+            continue;
+        }
+        durable::sync_dir(&directory)?;
+        if directory != layout.wals && names_in(&directory)?.is_empty() {
+            match durable::remove_dir(&directory) {
+                // The archiver has just put something into it.
+                Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+                outcome => drop(outcome?),
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BackupInfo, Keep, backup_info};
+    use barkeep_transport::faults::Faults;
+    use std::fs;
+    use std::path::Path;
+
+    const OLD: &str = "000000010000000000000001";
+    const KEPT: &str = "000000010000000000000002";
+
+    fn id(day: u32) -> BackupId {
+        format!("202601{day:02}T000000").parse().unwrap()
+    }
+
+    fn put(catalog: &Catalog, info: &BackupInfo) {
+        fs::write(catalog.layout().backup_info(info.id), backup_info::render(info).unwrap()).unwrap();
+        fs::create_dir_all(catalog.layout().backup_data(info.id).join("base/1")).unwrap();
+        fs::write(catalog.layout().backup_data(info.id).join("base/1/1259"), "data").unwrap();
+        fs::create_dir_all(catalog.layout().backup_tablespace(info.id, 16386)).unwrap();
+    }
+
+    /// A backup with an increment, and two WAL files.
+    fn home() -> (tempfile::TempDir, Catalog) {
+        let home = tempfile::tempdir().unwrap();
+        let catalog = Catalog::new(Layout::new("pg", home.path(), home.path()));
+        catalog.create_directories().unwrap();
+        let done = |day| BackupInfo { status: Status::Done, ..BackupInfo::new(id(day), "pg") };
+        put(&catalog, &BackupInfo { children_backup_ids: vec![id(2)], ..done(1) });
+        put(&catalog, &BackupInfo { parent_backup_id: Some(id(1)), ..done(2) });
+        let layout = catalog.layout();
+        for name in [OLD, KEPT] {
+            let file: WalFile = name.parse().unwrap();
+            fs::create_dir_all(layout.wal_directory(&file)).unwrap();
+            fs::write(layout.wal(&file), "wal").unwrap();
+        }
+        let list = xlogdb::scan(layout).unwrap();
+        Locked::acquire(layout).unwrap().replace(&list).unwrap();
+        (home, catalog)
+    }
+
+    fn delete(catalog: &Catalog, id: BackupId, wal: &[WalFile]) -> Result<(), CatalogError> {
+        catalog.mark_for_deletion(id)?;
+        catalog.remove_backup_files(id)?;
+        remove_wal(catalog.layout(), wal)?;
+        catalog.forget_backup(id)
+    }
+
+    fn listed(catalog: &Catalog) -> Vec<String> {
+        let list = xlogdb::read(catalog.layout()).unwrap();
+        list.entries.iter().map(|entry| entry.file.to_string()).collect()
+    }
+
+    fn exists(path: &Path) -> bool {
+        path.symlink_metadata().is_ok()
+    }
+
+    #[test]
+    fn nothing_of_a_deleted_backup_remains() {
+        let (_home, catalog) = home();
+        catalog.set_keep(id(2), Some(Keep::Full)).unwrap();
+        delete(&catalog, id(2), &[OLD.parse().unwrap()]).unwrap();
+        let layout = catalog.layout();
+        assert!(!exists(&layout.backup(id(2))));
+        assert_eq!(names_in(&layout.meta()).unwrap(), ["20260101T000000-backup.info"]);
+        assert_eq!(catalog.read(id(1)).unwrap().children_backup_ids, []);
+        assert_eq!(listed(&catalog), [KEPT]);
+        assert!(!exists(&layout.wal(&OLD.parse().unwrap())));
+        assert!(exists(&layout.wal(&KEPT.parse().unwrap())));
+        // Nobody looks for a directory that is no longer there.
+        remove_wal(layout, &[KEPT.parse().unwrap()]).unwrap();
+        assert!(!exists(&layout.wals.join("0000000100000000")));
+        remove_wal(layout, &[KEPT.parse().unwrap()]).unwrap();
+    }
+
+    #[test]
+    fn a_crash_at_any_step_leaves_a_mark_or_nothing_and_can_be_finished() {
+        let wal: Vec<WalFile> = vec![OLD.parse().unwrap()];
+        for crash in 0.. {
+            let (home, catalog) = home();
+            let faults = Faults::crash_at(home.path(), crash);
+            let outcome = delete(&catalog, id(2), &wal);
+            let steps = faults.finish().len();
+            let layout = catalog.layout();
+            let data = exists(&layout.backup_data(id(2)).join("base/1/1259"));
+            match catalog.read(id(2)) {
+                Ok(info) if info.status == Status::Done => assert!(data, "a lie at step {crash}"),
+                Ok(info) => assert_eq!(info.status, Status::Failed),
+                Err(_) => assert!(!exists(&layout.backup(id(2))), "step {crash}"),
+            }
+            // The list never names a file that is gone.
+            for name in listed(&catalog) {
+                assert!(exists(&layout.wal(&name.parse().unwrap())), "{name} at step {crash}");
+            }
+            assert_eq!(catalog.read(id(1)).unwrap().status, Status::Done);
+            if steps <= crash {
+                outcome.unwrap();
+                break;
+            }
+            outcome.unwrap_err();
+            for marked in catalog.marked().unwrap() {
+                assert_eq!(marked, id(2));
+                let _ = catalog.mark_for_deletion(marked);
+                catalog.remove_backup_files(marked).unwrap();
+                remove_wal(layout, &wal).unwrap();
+                catalog.forget_backup(marked).unwrap();
+                assert!(!exists(&layout.backup(id(2))));
+                assert_eq!(listed(&catalog), [KEPT]);
+                assert_eq!(catalog.read(id(1)).unwrap().children_backup_ids, []);
+            }
+            assert_eq!(catalog.marked().unwrap(), []);
+        }
+    }
+
+    #[test]
+    fn a_damaged_list_is_made_good_when_it_is_rewritten() {
+        let (_home, catalog) = home();
+        let layout = catalog.layout();
+        fs::write(layout.xlogdb(), format!("{OLD}\t3\t1.5\tNone\tNone\nrubbish\n")).unwrap();
+        remove_wal(layout, &[OLD.parse().unwrap()]).unwrap();
+        let list = xlogdb::read(layout).unwrap();
+        assert_eq!(list.faults, []);
+        assert_eq!(listed(&catalog), [KEPT]);
+    }
+
+    #[test]
+    fn a_backup_with_a_damaged_record_can_be_deleted() {
+        let (_home, catalog) = home();
+        fs::write(catalog.layout().backup_info(id(2)), "status=WHAT\n").unwrap();
+        delete(&catalog, id(2), &[]).unwrap();
+        assert!(!exists(&catalog.layout().backup_info(id(2))));
+        assert_eq!(catalog.read(id(1)).unwrap().children_backup_ids, []);
+    }
+
+    #[test]
+    fn old_layouts_are_deleted_whole() {
+        let (_home, catalog) = home();
+        let layout = catalog.layout();
+        fs::remove_file(layout.backup_info(id(2))).unwrap();
+        fs::write(layout.old_backup_info(id(2)), "status=DONE\n").unwrap();
+        fs::create_dir_all(layout.backup(id(2)).join("annotations")).unwrap();
+        fs::write(layout.old_annotation(id(2), DELETE_MARK), "delete").unwrap();
+        assert_eq!(catalog.marked().unwrap(), [id(2)]);
+        delete(&catalog, id(2), &[]).unwrap();
+        assert!(!exists(&layout.backup(id(2))));
+        assert_eq!(catalog.marked().unwrap(), []);
+    }
+}
