@@ -99,6 +99,7 @@ macro_rules! from_library_errors {
 from_library_errors! {
     barkeep_catalog::CatalogError,
     barkeep_catalog::lock::LockError,
+    barkeep_catalog::wal::WalError,
     barkeep_catalog::xlogdb::XlogDbError,
     crate::config::ConfigError,
     pgbase::stream::TakeBackupError,

@@ -4,6 +4,7 @@
 //! (EMPTY), STARTED, the copy, WAITING_FOR_WALS, and DONE once the WAL that makes the backup consistent is archived.
 //! Whatever goes wrong after the record exists ends in FAILED with the reason in it.
 
+pub(crate) mod archive;
 mod facts;
 mod report;
 mod signals;
@@ -12,11 +13,14 @@ mod wals;
 
 use std::time::{Duration, Instant};
 
-use barkeep_catalog::{Catalog, Identity, LockError, ServerLock, Status, Task};
+use barkeep_catalog::lock::LockError;
+use barkeep_catalog::{BackupInfo, Catalog, Identity, ServerLock, Status, Task};
 use jiff::Zoned;
+use pgbase::manifest::UnknownAlgorithm;
 use pgwal::replication::ConnInfo;
 
 use crate::args::BackupArgs;
+use crate::command::connect;
 use crate::config::BackupMethod;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::{CommandError, chain};
@@ -74,12 +78,16 @@ fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> 
         Ok(lock) => lock,
         Err(LockError::Held { pid, .. }) => {
             let who = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-            return Err(CommandError::new(format!("A backup of server '{name}' is already running{who}")).into());
+            return Err(
+                CommandError::new(format!("A backup of server '{name}' is already running{who}")).into()
+            );
         }
         Err(error) => return Err(error.into()),
     };
     for id in catalog.sweep_locked(&lock)? {
-        server.output.warning(format!("Backup {id} of server '{name}' was left unfinished: it is marked as FAILED"));
+        server
+            .output
+            .warning(format!("Backup {id} of server '{name}' was left unfinished: it is marked as FAILED"));
     }
 
     let runtime = context.runtime()?;
@@ -129,29 +137,24 @@ fn prepare(context: &Context, server: &ServerContext, args: &BackupArgs) -> Resu
     let config = &server.config;
     let name = config.name();
     if config.passive() {
-        return Err(CommandError::new(format!("Server '{name}' is passive: its backups are copied, not taken")));
+        return Err(CommandError::new(format!(
+            "Server '{name}' is passive: its backups are copied, not taken"
+        )));
     }
     if config.backup_method() != BackupMethod::Postgres {
         let method = config.text("backup_method").unwrap_or("rsync");
-        return Err(CommandError::new(format!("backup_method = {method} of server '{name}' is not available"))
-            .hint("set backup_method = postgres"));
+        return Err(CommandError::new(format!(
+            "backup_method = {method} of server '{name}' is not available"
+        ))
+        .hint("set backup_method = postgres"));
     }
-    let env = |variable: &str| context.env(variable);
-    let parse = |key: &str, text: Option<&str>| {
-        let text = text.ok_or_else(|| CommandError::new(format!("Server '{name}' has no {key}")))?;
-        ConnInfo::parse(text, &env)
-            .map_err(|error| CommandError::because(format!("{key} of server '{name}' is wrong"), &error))
-    };
-    let conninfo = parse("conninfo", config.conninfo())?;
-    let mut streaming_conninfo = parse("streaming_conninfo", config.streaming_conninfo())?;
+    let conninfo = connect::sql(context, server)?;
+    let mut streaming_conninfo = connect::backup_streaming(context, server)?;
     streaming_conninfo
         .set("application_name", config.streaming_backup_name())
         .map_err(|error| CommandError::because("streaming_backup_name is wrong", &error))?;
-    let primary_conninfo = match config.text("primary_conninfo") {
-        Some(text) => Some(parse("primary_conninfo", Some(text))?),
-        None => None,
-    };
-    let manifest_checksum = config.manifest_checksums().parse().map_err(|error| {
+    let primary_conninfo = connect::primary(context, server)?;
+    let manifest_checksum = config.manifest_checksums().parse().map_err(|error: UnknownAlgorithm| {
         CommandError::because(format!("manifest_checksums of server '{name}' is wrong"), &error)
     })?;
     let max_rate_kib = match args.bwlimit {
@@ -164,10 +167,9 @@ fn prepare(context: &Context, server: &ServerContext, args: &BackupArgs) -> Resu
         max_rate_kib,
         manifest_checksum,
         retry_times: args.retry_times().unwrap_or_else(|| config.basebackup_retry_times()),
-        retry_sleep: args.retry_sleep.map_or_else(
-            || config.basebackup_retry_sleep(),
-            |seconds| Duration::from_secs(seconds.into()),
-        ),
+        retry_sleep: args
+            .retry_sleep
+            .map_or_else(|| config.basebackup_retry_sleep(), |seconds| Duration::from_secs(seconds.into())),
     };
     Ok(Job { conninfo, streaming_conninfo, primary_conninfo, options })
 }
@@ -193,7 +195,8 @@ fn warn_of_ignored(context: &Context, args: &BackupArgs) {
         ("--cloud-staging-directory", args.cloud_staging_directory.is_some()),
         ("--cloud-staging-max-size", args.cloud_staging_max_size.is_some()),
     ];
-    let ignored: Vec<&str> = given.into_iter().filter(|(_, given)| *given).map(|(option, _)| option).collect();
+    let ignored: Vec<&str> =
+        given.into_iter().filter(|(_, given)| *given).map(|(option, _)| option).collect();
     if !ignored.is_empty() {
         let plural = if ignored.len() == 1 { "Option without" } else { "Options without" };
         context.output().warning(format!("{plural} effect on this backup: {}", ignored.join(", ")));
@@ -221,12 +224,7 @@ fn check_identity(catalog: &Catalog, facts: &ServerFacts, name: &str) -> Result<
 }
 
 /// Records a failure with its reason; what was copied stays for whoever wants to look at it.
-fn fail(
-    server: &ServerContext,
-    catalog: &Catalog,
-    mut info: barkeep_catalog::BackupInfo,
-    interruption: Interruption,
-) -> Stop {
+fn fail(server: &ServerContext, catalog: &Catalog, mut info: BackupInfo, interruption: Interruption) -> Stop {
     let name = server.config.name();
     let (reason, hint) = match &interruption {
         Interruption::Signal(signal) => (signal.to_string(), None),

@@ -7,9 +7,14 @@ use crate::args::Command;
 use crate::context::Context;
 use crate::error::CommandError;
 
+pub mod backup;
 mod connect;
+pub mod list_backups;
 pub mod list_servers;
 pub mod receive_wal;
+pub mod restore;
+pub mod show_backup;
+mod shown;
 pub mod switch_wal;
 
 /// Runs a command.
@@ -20,15 +25,15 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
     match command {
         Command::ListServers(args) => list_servers::run(context, args),
         Command::ArchiveWal(_) => unavailable("archive-wal"),
-        Command::Backup(_) => unavailable("backup"),
+        Command::Backup(args) => backup::run(context, args),
         Command::Check(_) => unavailable("check"),
         Command::Cron(_) => unavailable("cron"),
         Command::Delete(_) => unavailable("delete"),
         Command::GetWal(_) => unavailable("get-wal"),
-        Command::ListBackups(_) => unavailable("list-backups"),
+        Command::ListBackups(args) => list_backups::run(context, args),
         Command::ReceiveWal(args) => receive_wal::run(context, args),
-        Command::Restore(_) => unavailable("restore"),
-        Command::ShowBackup(_) => unavailable("show-backup"),
+        Command::Restore(args) => restore::run(context, args),
+        Command::ShowBackup(args) => show_backup::run(context, args),
         Command::ShowServers(_) => unavailable("show-servers"),
         Command::Status(_) => unavailable("status"),
         Command::SwitchWal(args) => switch_wal::run(context, args),

@@ -97,7 +97,9 @@ fn staged_settings(
     staging: Option<&Path>,
     look: &dyn Fn(&Path) -> io::Result<DestinationState>,
 ) -> Result<(WalPlace, RecoverySettings), PlanError> {
-    if mode == RecoveryMode::Crash {
+    // A standby looks into pg_wal again and again by itself, and would ask an exhausted directory as often.
+    let plain = target.kind.is_none() && target.timeline.is_none();
+    if mode == RecoveryMode::Crash || (mode == RecoveryMode::Standby && plain) {
         return Ok((WalPlace::PgWal, RecoverySettings { mode, target, ..RecoverySettings::default() }));
     }
     let (place, directory) = match staging {
@@ -378,7 +380,9 @@ mod tests {
     fn a_standby_gets_its_signal_and_no_action() {
         let mut standby = request();
         standby.standby = true;
-        assert_eq!(plan(standby.clone()).unwrap().settings.mode, RecoveryMode::Standby);
+        let planned = plan(standby.clone()).unwrap();
+        assert_eq!((planned.settings.mode, planned.wal_place), (RecoveryMode::Standby, WalPlace::PgWal));
+        assert_eq!(planned.settings.restore_command, None);
         standby.target.action = Some(pgwal::TargetAction::Promote);
         refused(standby, "a standby takes no target action");
     }

@@ -1,0 +1,199 @@
+//! `restore` (once `recover`): a backup and archived WAL become a data directory that starts, and stops where it was
+//! told to.
+//!
+//! Everything that can be wrong is found first; a refused restore has touched nothing.
+
+mod choose;
+mod moment;
+mod options;
+mod report;
+mod supply;
+mod watch;
+
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+use barkeep_catalog::{BackupInfo, backup_info};
+use jiff::Zoned;
+use pgbase::restore::{
+    ExecuteOptions, PlanError, RestoreError, RestorePlan, RestoreRequest, WalSupply, look_at, owner_for,
+    plan_restore,
+};
+
+use crate::args::RestoreArgs;
+use crate::config::{ServerConfig, Source};
+use crate::context::{Context, Policy, ServerContext};
+use crate::error::{CommandError, chain};
+use options::Target;
+
+/// The copy of the backup's record that Barman leaves in a restored cluster.
+const RECOVER_INFO: &str = ".barman-recover.info";
+/// Where recovery settings go unless the user says otherwise.
+const SETTINGS_FILE: &str = "postgresql.auto.conf";
+/// Most files copied at a time unless the user says otherwise: more only make a disk seek.
+const JOBS_MAX: usize = 8;
+
+/// Restores a backup.
+///
+/// # Errors
+/// When the restore is impossible as asked, or fails on the way; what it had made is removed then.
+pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError> {
+    let server = context.server(&args.server, Policy::Stored)?;
+    let output = server.output.clone();
+    options::refuse_unavailable(args)?;
+    let target = options::target(args, &output)?;
+    let (info, plan) = plan(context, &server, args, &target)?;
+
+    output.info(format!(
+        "Starting local restore for server {} using backup {}",
+        server.config.name(),
+        info.id
+    ));
+    output.info(format!("Destination directory: {}", plan.trees[0].to.display()));
+    if let Some(told) = &target.told {
+        output.info(told);
+    }
+    for warning in &plan.warnings {
+        output.warning(warning.to_string());
+    }
+    let (begun, started) = (Zoned::now(), Instant::now());
+    let options = ExecuteOptions {
+        jobs: jobs(args, &server.config),
+        owner: owner_for(&plan.trees[0].to, &plan.backup.data).map_err(|error| {
+            CommandError::because("the owner of the restored files can't be found out", &error)
+        })?,
+    };
+    let limit = args.bwlimit.or(server.config.bandwidth_limit_kib());
+    let done = watch::execute(context, &output, &plan, options, limit)?;
+    let done = done.map_err(|error| refused(&error, &plan))?;
+    report::finished(&output, &plan, &done, &begun, started.elapsed());
+    if args.fetches_wal(&server.config) {
+        output.warning(format!(
+            "The restored server fetches its WAL with get-wal: before you start it, make sure that the \
+             restore_command in {} works for the user that runs PostgreSQL",
+            plan.settings_file
+        ));
+    }
+    Ok(())
+}
+
+/// Works out what to do. Touches nothing but the WAL that waits to be archived.
+fn plan(
+    context: &Context,
+    server: &ServerContext,
+    args: &RestoreArgs,
+    target: &Target,
+) -> Result<(BackupInfo, RestorePlan), CommandError> {
+    let catalog = server.catalog();
+    let layout = catalog.layout();
+    let destination = options::destination(args)?;
+    let get_wal = args.fetches_wal(&server.config);
+    let wal = if get_wal {
+        let restore_command = match &args.restore_command {
+            Some(command) => command.clone(),
+            None => supply::get_wal_command(context.config_path(), server.config.name(), !args.standby_mode)?,
+        };
+        WalSupply::Fetch { restore_command }
+    } else {
+        if args.restore_command.is_some() {
+            return Err(CommandError::new("--restore-command is of use with --get-wal only"));
+        }
+        let staging = args.staging_wal_directory.as_deref().map(options::absolute).transpose()?;
+        WalSupply::Copy { partials: args.partial_wal, staging }
+    };
+    // Chosen before anything is archived: a wrong name should not cost the time.
+    let info = choose::choose(&catalog, &args.backup, &target.recovery, &supply::histories(layout)?)?;
+    let request = |available_wal, histories, archived_until| -> Result<RestoreRequest, CommandError> {
+        Ok(RestoreRequest {
+            backup: choose::facts(&catalog, &info)?,
+            destination: destination.clone(),
+            tablespace_locations: args
+                .tablespace
+                .iter()
+                .map(|mapping| Ok((mapping.name.clone(), options::absolute(&mapping.location)?)))
+                .collect::<Result<_, CommandError>>()?,
+            target: target.recovery.clone(),
+            standby: args.standby_mode,
+            wal: wal.clone(),
+            available_wal,
+            histories,
+            archived_until,
+            settings_file: args.recovery_conf_filename.clone().unwrap_or_else(|| SETTINGS_FILE.to_owned()),
+            extra_files: vec![(
+                RECOVER_INFO.to_owned(),
+                backup_info::render(&info).map(String::into_bytes).unwrap_or_default(),
+            )],
+        })
+    };
+    if !args.skip_archive_wal {
+        archive_first(server);
+    }
+    let available = supply::available(layout, info.segment_size, args.partial_wal)?;
+    let until = supply::archived_until(&available);
+    let request = request(available, supply::histories(layout)?, until)?;
+    let plan = plan_restore(request, &look_at).map_err(|error| impossible(&error, server))?;
+    Ok((info, plan))
+}
+
+/// WAL that was received but not archived yet may be just what the target needs. A restore does not fail because of
+/// it: there is nothing better to do with what is there.
+fn archive_first(server: &ServerContext) {
+    if let Err(error) = super::backup::archive::once(server) {
+        server.output.warning(format!("Restoring from what is archived already: {error}"));
+    }
+}
+
+impl RestoreArgs {
+    /// Whether the restored server fetches its own WAL.
+    fn fetches_wal(&self, config: &ServerConfig) -> bool {
+        self.get_wal().unwrap_or_else(|| config.recovery_get_wal())
+    }
+}
+
+/// As many files at a time as was said; otherwise as the machine has processors.
+fn jobs(args: &RestoreArgs, config: &ServerConfig) -> usize {
+    let configured = config
+        .setting("parallel_jobs")
+        .filter(|setting| setting.source != Source::Default)
+        .and_then(|setting| setting.text.as_deref()?.trim().parse::<u32>().ok());
+    match args.jobs.or(configured) {
+        Some(jobs) => usize::try_from(jobs.max(1)).unwrap_or(JOBS_MAX),
+        None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get).clamp(2, JOBS_MAX),
+    }
+}
+
+/// A refused plan, with what to do about it.
+fn impossible(error: &PlanError, server: &ServerContext) -> CommandError {
+    let name = server.config.name();
+    let text = CommandError::new(chain(error));
+    match error {
+        PlanError::NotEmpty { interrupted: true, .. } => {
+            text.hint("an earlier restore was interrupted there: remove what is in it and restore again")
+        }
+        PlanError::NotEmpty { .. } | PlanError::NotADirectory { .. } => {
+            text.hint("choose another place, or empty this one; --tablespace NAME:LOCATION moves a tablespace")
+        }
+        PlanError::TimeBeforeEnd { .. } | PlanError::LsnBeforeEnd { .. } => {
+            text.hint(format!("choose an older backup, or auto; see: barkeep list-backups {name}"))
+        }
+        PlanError::MissingWal { .. } => text.hint(format!(
+            "it may still arrive: see barkeep show-backup {name}; a segment that is still being received is used \
+             with --partial-wal"
+        )),
+        PlanError::Timeline(_) => text.hint("see the .history files in the WAL archive"),
+        _ => text,
+    }
+}
+
+/// A restore that failed on the way.
+fn refused(error: &RestoreError, plan: &RestorePlan) -> CommandError {
+    let text = CommandError::new(format!("Restore of backup {} failed: {}", plan.backup.id, chain(error)));
+    match error {
+        RestoreError::NoSpace { .. } => {
+            text.hint("nothing was copied; free some space or choose another place")
+        }
+        RestoreError::NoControlFile { .. } | RestoreError::UnknownTablespace { .. } => text
+            .hint("the backup is damaged or was made in a way that is not supported yet; nothing was copied"),
+        _ => text.hint("what had been copied was removed again"),
+    }
+}

@@ -1,0 +1,109 @@
+//! The WAL at hand, and the command by which a restored server fetches more.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use barkeep_catalog::{Layout, wal, xlogdb};
+use pgbase::recovery::command_word;
+use pgbase::restore::AvailableWal;
+use pgwal::{History, PgTimestamp, SegmentSize, TimelineId, WalFile};
+
+use crate::error::CommandError;
+
+/// All WAL that a restore could use: what is archived, and whole segments that are about to be.
+pub(super) fn available(
+    layout: &Layout,
+    size: SegmentSize,
+    partials: bool,
+) -> Result<Vec<AvailableWal>, CommandError> {
+    let archived = xlogdb::archived_files(layout)?;
+    let mut files: Vec<AvailableWal> =
+        archived.into_iter().map(|(file, path)| AvailableWal { file, path }).collect();
+    for directory in [&layout.streaming, &layout.incoming] {
+        files.extend(waiting(directory, size, partials)?);
+    }
+    Ok(files)
+}
+
+/// Segments that wait for the archiver. One that has not its full size is being written.
+fn waiting(directory: &Path, size: SegmentSize, partials: bool) -> Result<Vec<AvailableWal>, CommandError> {
+    let failed = |error: std::io::Error| {
+        CommandError::because(format!("{} can't be read", directory.display()), &error)
+    };
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let Some(file) = name.to_str().and_then(|name| name.parse::<WalFile>().ok()) else { continue };
+        let usable = match file {
+            WalFile::Segment(_) => entry.metadata().is_ok_and(|metadata| metadata.len() == size.bytes()),
+            WalFile::Partial(_) => partials,
+            WalFile::History(_) => true,
+            WalFile::Label { .. } => false,
+        };
+        if usable {
+            files.push(AvailableWal { file, path: entry.path() });
+        }
+    }
+    Ok(files)
+}
+
+/// The history files, read: those of the archive, and one that is on its way there.
+pub(super) fn histories(layout: &Layout) -> Result<Vec<History>, CommandError> {
+    let mut timelines = BTreeSet::new();
+    for (file, _) in xlogdb::archived_files(layout)? {
+        timelines.extend(history_timeline(file));
+    }
+    for directory in [&layout.streaming, &layout.incoming] {
+        let waiting = waiting(directory, SegmentSize::MIN, false)?;
+        timelines.extend(waiting.into_iter().filter_map(|wal| history_timeline(wal.file)));
+    }
+    let read = timelines.into_iter().filter_map(|timeline| wal::history(layout, timeline).transpose());
+    Ok(read.collect::<Result<_, _>>()?)
+}
+
+fn history_timeline(file: WalFile) -> Option<TimelineId> {
+    match file {
+        WalFile::History(timeline) => Some(timeline),
+        _ => None,
+    }
+}
+
+/// When the newest WAL was written, as well as that is known: by the time of the last file of each timeline.
+pub(super) fn archived_until(available: &[AvailableWal]) -> Option<PgTimestamp> {
+    let mut newest: Vec<&AvailableWal> = Vec::new();
+    for wal in available.iter().filter(|wal| wal.file.segment().is_some()) {
+        match newest.iter_mut().find(|known| known.file.timeline() == wal.file.timeline()) {
+            Some(known) if known.file.segment() < wal.file.segment() => *known = wal,
+            Some(_) => {}
+            None => newest.push(wal),
+        }
+    }
+    let written = |wal: &AvailableWal| {
+        let age = wal.path.metadata().ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        PgTimestamp::from_unix_micros(age.as_micros().try_into().ok()?)
+    };
+    newest.into_iter().filter_map(written).max()
+}
+
+/// `restore_command` for a server on this machine: this very program, on this configuration.
+pub(super) fn get_wal_command(config: &Path, server: &str, partial: bool) -> Result<String, CommandError> {
+    let program = std::env::current_exe()
+        .map_err(|error| CommandError::because("the path of barkeep is not known", &error))?;
+    let config = std::path::absolute(config)?;
+    let word = |path: &Path| {
+        let text = path.to_str().ok_or_else(|| {
+            CommandError::new(format!("{} can't be written into restore_command", path.display()))
+                .hint("give one with --restore-command")
+        })?;
+        command_word(text).map_err(|error| CommandError::new(error.to_string()))
+    };
+    let partial = if partial { "-P " } else { "" };
+    let server = command_word(server).map_err(|error| CommandError::new(error.to_string()))?;
+    Ok(format!("{} -c {} get-wal {partial}{server} %f > %p", word(&program)?, word(&config)?))
+}
