@@ -291,3 +291,180 @@ impl BackupReader {
 fn position(row: &TextRow, result: &'static str) -> Result<(Lsn, TimelineId), WireError> {
     Ok((row.required(0, result, "position")?, row.required(1, result, "timeline")?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Frame;
+    use bytes::{BufMut, BytesMut};
+    use proptest::prelude::*;
+
+    fn row(columns: &[Option<&str>]) -> BackendMessage {
+        let mut body = BytesMut::new();
+        body.put_u16(columns.len() as u16);
+        for column in columns {
+            body.put_i32(column.map_or(-1, |text| text.len() as i32));
+            body.put_slice(column.unwrap_or_default().as_bytes());
+        }
+        BackendMessage::parse(Frame { tag: b'D', body: body.freeze() }).unwrap()
+    }
+
+    fn data(bytes: &'static [u8]) -> BackendMessage {
+        BackendMessage::CopyData(Bytes::from_static(bytes))
+    }
+
+    fn result(rows: &[BackendMessage]) -> Vec<BackendMessage> {
+        let mut messages = vec![BackendMessage::RowDescription(vec![])];
+        messages.extend_from_slice(rows);
+        messages.push(BackendMessage::CommandComplete("SELECT".to_owned()));
+        messages
+    }
+
+    /// The header of a backup with one tablespace.
+    fn header() -> Vec<BackendMessage> {
+        let mut messages = result(&[row(&[Some("0/2000028"), Some("1")])]);
+        let space = row(&[Some("16385"), Some("/srv/space"), Some("7")]);
+        messages.extend(result(&[space, row(&[None, None, None])]));
+        messages
+    }
+
+    fn footer() -> Vec<BackendMessage> {
+        result(&[row(&[Some("0/2000100"), Some("1")])])
+    }
+
+    fn copy(messages: &[BackendMessage]) -> Vec<BackendMessage> {
+        let mut copy = vec![BackendMessage::CopyOutResponse];
+        copy.extend_from_slice(messages);
+        copy.push(BackendMessage::CopyDone);
+        copy
+    }
+
+    fn read(dialect: BackupDialect, messages: Vec<BackendMessage>) -> Result<Vec<BackupEvent>, WireError> {
+        let mut reader = BackupReader::new(dialect, true);
+        let mut events = Vec::new();
+        for message in messages {
+            events.extend(reader.push(message)?);
+        }
+        assert_eq!(reader.is_finished(), matches!(events.last(), Some(BackupEvent::End { .. })));
+        Ok(events)
+    }
+
+    fn expected() -> Vec<BackupEvent> {
+        let lsn = |text: &str| text.parse::<Lsn>().unwrap();
+        let location = Some(Bytes::from_static(b"/srv/space"));
+        vec![
+            BackupEvent::Start {
+                start: lsn("0/2000028"),
+                timeline: TimelineId::FIRST,
+                tablespaces: vec![
+                    Tablespace { oid: Some(16385), location, size_bytes: Some(7 * 1024) },
+                    Tablespace { oid: None, location: None, size_bytes: None },
+                ],
+            },
+            BackupEvent::Archive { tablespace: Some(16385) },
+            BackupEvent::Data(Bytes::from_static(b"space")),
+            BackupEvent::Archive { tablespace: None },
+            BackupEvent::Data(Bytes::from_static(b"base")),
+            BackupEvent::Manifest,
+            BackupEvent::Data(Bytes::from_static(b"manifest")),
+            BackupEvent::End { end: lsn("0/2000100"), timeline: TimelineId::FIRST },
+        ]
+    }
+
+    fn old_style() -> Vec<BackendMessage> {
+        let copies = [copy(&[data(b"space")]), copy(&[data(b"base")]), copy(&[data(b"manifest")])];
+        [header(), copies.concat(), footer()].concat()
+    }
+
+    fn new_style() -> Vec<BackendMessage> {
+        let stream = copy(&[
+            data(b"n16385.tar\0/srv/space\0"),
+            data(b"dspace"),
+            data(b"nbase.tar\0\0"),
+            data(b"dbase"),
+            data(b"m"),
+            data(b"dmanifest"),
+        ]);
+        [header(), stream, footer()].concat()
+    }
+
+    #[test]
+    fn both_dialects_read_alike() {
+        assert_eq!(read(BackupDialect::PerArchive, old_style()).unwrap(), expected());
+        assert_eq!(read(BackupDialect::SingleStream, new_style()).unwrap(), expected());
+    }
+
+    #[test]
+    fn no_message_can_be_left_out() {
+        // Cut one message at a time: either that is an error, or the backup does not end, or it made no difference.
+        for (dialect, messages) in
+            [(BackupDialect::PerArchive, old_style()), (BackupDialect::SingleStream, new_style())]
+        {
+            for left_out in 0..messages.len() {
+                let mut cut = messages.clone();
+                let missing = cut.remove(left_out);
+                let harmless =
+                    matches!(missing, BackendMessage::RowDescription(_) | BackendMessage::CopyData(_));
+                let mut reader = BackupReader::new(dialect, true);
+                let failed = cut.into_iter().any(|message| reader.push(message).is_err());
+                assert!(failed || !reader.is_finished() || harmless, "{left_out}: {missing:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn archives_must_be_those_that_were_announced() {
+        for name in
+            [&b"nbase.tar\0\0"[..], b"n16386.tar\0\0", b"n../16385.tar\0\0", b"n16385.tar.gz\0\0", b"n\0\0"]
+        {
+            let messages = [header(), vec![BackendMessage::CopyOutResponse, data(name)]].concat();
+            assert!(read(BackupDialect::SingleStream, messages).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn data_must_belong_to_something() {
+        for message in [&b"dx"[..], b"p\0\0\0\0\0\0\0\x01", b"m", b"", b"z"] {
+            let messages = [header(), vec![BackendMessage::CopyOutResponse, data(message)]].concat();
+            assert!(read(BackupDialect::SingleStream, messages).is_err(), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_makes_no_sense_is_refused() {
+        let base = || row(&[None, None, None]);
+        for rows in [
+            vec![],
+            vec![base(), base()],
+            vec![row(&[Some("1"), None, None]), base()],
+            vec![row(&[None, Some("/x"), None]), base()],
+            vec![row(&[Some("x"), Some("/x"), None]), base()],
+            vec![row(&[Some("1"), Some("/x"), Some("-1")]), base()],
+        ] {
+            let messages = [result(&[row(&[Some("0/1"), Some("1")])]), result(&rows)].concat();
+            assert!(read(BackupDialect::SingleStream, messages).is_err(), "{rows:?}");
+        }
+        for start in [[None, Some("1")], [Some("0/1"), Some("0")], [Some("x"), Some("1")]] {
+            assert!(read(BackupDialect::SingleStream, result(&[row(&start)])).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_in_any_order(
+            order in prop::collection::vec((any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 0..20)), 0..60),
+            single: bool,
+        ) {
+            let dialect = if single { BackupDialect::SingleStream } else { BackupDialect::PerArchive };
+            let messages = [old_style(), new_style()].concat();
+            let mut reader = BackupReader::new(dialect, true);
+            for (index, bytes) in order {
+                let mut message = index.get(&messages).clone();
+                if let BackendMessage::CopyData(body) = &mut message {
+                    *body = Bytes::from(bytes);
+                }
+                let _ = reader.push(message);
+            }
+        }
+    }
+}

@@ -29,10 +29,10 @@ pub struct Frame {
 /// ```
 /// use pgwal::wire::Inbox;
 /// let mut inbox = Inbox::new();
-/// inbox.buffer().extend_from_slice(b"Z\0\0\0\x05I plus");
+/// inbox.buffer().extend_from_slice(b"Z\0\0\0\x05Id\0\0");
 /// let frame = inbox.next_frame()?.unwrap();
 /// assert_eq!((frame.tag, &frame.body[..]), (b'Z', &b"I"[..]));
-/// assert_eq!(inbox.next_frame()?, None); // " plus" is the beginning of something longer
+/// assert_eq!(inbox.next_frame()?, None); // the beginning of another one is there
 /// # Ok::<(), pgwal::wire::WireError>(())
 /// ```
 #[derive(Debug, Default)]

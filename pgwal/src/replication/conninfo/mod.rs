@@ -275,3 +275,6 @@ fn quote(value: &str) -> String {
     }
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
+
+#[cfg(test)]
+mod tests;
