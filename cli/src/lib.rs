@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod archive_stats;
 pub mod args;
 pub mod command;
 pub mod config;
@@ -10,6 +11,7 @@ pub mod error;
 mod logging;
 pub mod output;
 mod privilege;
+pub mod verdicts;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;

@@ -14,14 +14,25 @@ use crate::policy::Policy;
 pub struct Backup<Id> {
     /// Its identifier; identifiers are in the order of the backups.
     pub id: Id,
-    /// Whether it is complete, with all the WAL it needs (Barman's status DONE).
-    pub done: bool,
+    /// How far it has come.
+    pub stage: Stage,
     /// When it ended. A finished backup without an end counts as before every window.
     pub end_time: Option<Timestamp>,
     /// The backup it is an increment of.
     pub parent: Option<Id>,
     /// Whether somebody asked to keep it.
     pub keep: Option<Keep>,
+}
+
+/// How far a backup has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// It is complete, with all the WAL it needs (Barman's status DONE). Only such full backups count.
+    Done,
+    /// Its files are complete, some of the WAL it needs is still to come (WAITING_FOR_WALS).
+    Waiting,
+    /// It is being taken, or failed.
+    Unusable,
 }
 
 /// How a backup is to be kept whatever the policy says.
@@ -131,7 +142,7 @@ pub enum Reason<Id> {
 impl<Id: Ord + Clone> Backup<Id> {
     /// A finished full backup that nobody asked to keep.
     pub fn done(id: Id, end_time: Timestamp) -> Self {
-        Backup { id, done: true, end_time: Some(end_time), parent: None, keep: None }
+        Backup { id, stage: Stage::Done, end_time: Some(end_time), parent: None, keep: None }
     }
 
     /// The same as an increment of `parent`.
@@ -146,10 +157,15 @@ impl<Id: Ord + Clone> Backup<Id> {
         Backup { keep: Some(keep), ..self }
     }
 
-    /// The same, not finished.
+    /// The same at another stage.
     #[must_use]
-    pub fn unfinished(self) -> Self {
-        Backup { done: false, ..self }
+    pub fn at_stage(self, stage: Stage) -> Self {
+        Backup { stage, ..self }
+    }
+
+    /// Whether it can be recovered from on its own.
+    fn is_done(&self) -> bool {
+        self.stage == Stage::Done
     }
 }
 
@@ -166,12 +182,12 @@ pub fn evaluate<Id: Ord + Clone>(
     let mut judge = Judge::new(policy, minimum_redundancy, now);
     let mut roots = BTreeMap::new();
     for backup in by_id.values().rev().filter(|backup| backup.parent.is_none()) {
-        let verdict = if backup.done { judge.next(backup) } else { RootVerdict::none() };
+        let verdict = if backup.is_done() { judge.next(backup) } else { RootVerdict::none() };
         roots.insert(&backup.id, verdict);
     }
     let judgement = |backup: &&Backup<Id>| {
         let (verdict, reason) = match root_of(&by_id, backup) {
-            _ if !backup.done => (Verdict::None, Reason::NotDone),
+            _ if backup.stage == Stage::Unusable => (Verdict::None, Reason::NotDone),
             None => (Verdict::None, Reason::NoRoot),
             Some(root) => match roots.get(&root.id) {
                 None => (Verdict::None, Reason::NoRoot),
@@ -216,7 +232,7 @@ pub fn may_delete<Id: Ord + Clone>(
     if let Some(keep) = backup.keep {
         return Err(Refusal::Kept { keep });
     }
-    let counts = |backup: &&Backup<Id>| backup.done && backup.parent.is_none();
+    let counts = |backup: &&Backup<Id>| backup.is_done() && backup.parent.is_none();
     let present = u32::try_from(backups.iter().filter(counts).count()).unwrap_or(u32::MAX);
     if counts(&backup) && present <= minimum_redundancy {
         return Err(Refusal::MinimumRedundancy { present, minimum: minimum_redundancy });

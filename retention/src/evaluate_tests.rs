@@ -14,7 +14,8 @@ fn backup(text: &'static str) -> Backup<&'static str> {
     let age: i64 = words.next().unwrap().parse().unwrap();
     let plain = Backup::done(id, NOW - SignedDuration::from_hours(24 * age));
     words.fold(plain, |backup, word| match word {
-        "failed" | "waiting" | "started" => backup.unfinished(),
+        "failed" | "started" => backup.at_stage(Stage::Unusable),
+        "waiting" => backup.at_stage(Stage::Waiting),
         "keep-full" => backup.kept(Keep::Full),
         "keep-standalone" => backup.kept(Keep::Standalone),
         parent => backup.increment_of(parent.strip_prefix('^').unwrap()),
@@ -99,6 +100,12 @@ fn increments_share_the_fate_of_their_full_backup() {
 }
 
 #[test]
+fn an_increment_that_waits_for_wal_follows_too_and_one_that_failed_does_not() {
+    let backups = ["b1 40", "b1i 39 ^b1 waiting", "b2 20", "b2i 19 ^b2 waiting", "b2j 18 ^b2 failed", "b3 1"];
+    check("REDUNDANCY 2", 0, &backups, "O O V V - V");
+}
+
+#[test]
 fn increments_of_kept_backups() {
     let with = |at: usize, text: &'static str| {
         let mut backups = CHAINS;
@@ -156,7 +163,7 @@ prop_compose! {
         facts.iter().zip(ages).enumerate().map(|(id, ((_, kind, parent), age))| {
             let backup = Backup::done(id, NOW - SignedDuration::from_hours(24 * age));
             match kind {
-                0 => backup.unfinished(),
+                0 => backup.at_stage(if *parent < 6 { Stage::Waiting } else { Stage::Unusable }),
                 1 => backup.kept(Keep::Full),
                 2 => backup.kept(Keep::Standalone),
                 3 | 4 if *parent < id => backup.increment_of(*parent),
@@ -172,7 +179,7 @@ proptest! {
         let judged = evaluate(&backups, policy, minimum, NOW);
         prop_assert_eq!(judged.len(), backups.len());
         let goes = |id: usize| judged[id].verdict == Verdict::Obsolete;
-        let roots: Vec<&Backup<usize>> = backups.iter().filter(|b| b.done && b.parent.is_none()).collect();
+        let roots: Vec<&Backup<usize>> = backups.iter().filter(|b| b.is_done() && b.parent.is_none()).collect();
         let staying = roots.iter().filter(|root| !goes(root.id)).count();
         // Never fewer than the minimum, unless there were fewer.
         prop_assert!(staying >= roots.len().min(minimum as usize));
@@ -192,8 +199,8 @@ proptest! {
         }
         for backup in &backups {
             // Kept and unfinished backups never go, and nothing goes from under an increment that stays.
-            prop_assert!(!goes(backup.id) || (backup.done && backup.keep.is_none()));
-            if let Some(parent) = backup.parent.filter(|_| backup.done && !goes(backup.id)) {
+            prop_assert!(!goes(backup.id) || (backup.stage != Stage::Unusable && backup.keep.is_none()));
+            if let Some(parent) = backup.parent.filter(|_| backup.is_done() && !goes(backup.id)) {
                 prop_assert!(!goes(parent), "{backup:?} would lose its parent");
             }
         }

@@ -7,6 +7,6 @@ mod explain;
 pub mod policy;
 pub mod wal;
 
-pub use evaluate::{Backup, Judgement, Keep, Reason, Refusal, Verdict, evaluate, may_delete};
+pub use evaluate::{Backup, Judgement, Keep, Reason, Refusal, Stage, Verdict, evaluate, may_delete};
 pub use policy::{ParsePolicyError, Policy, Window, WindowUnit};
 pub use wal::{Claim, Fate, WalPlan, plan};

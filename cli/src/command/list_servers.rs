@@ -24,34 +24,38 @@ pub fn run(context: &mut Context, args: &ListServersArgs) -> Result<(), CommandE
     Ok(())
 }
 
+impl Line<'_> {
+    /// The description, and what is special about the server: Barman keeps both in one text.
+    fn description(&self) -> String {
+        let mut text = self.server.description().unwrap_or_default().to_owned();
+        if !self.server.active() {
+            text.push_str(" (inactive)");
+        }
+        if self.server.disabled() {
+            text.push_str(" (WARNING: disabled)");
+        }
+        if self.server.passive() {
+            text.push_str(" (Passive)");
+        }
+        text
+    }
+}
+
 impl Report for Line<'_> {
     fn server(&self) -> &str {
         self.server.name()
     }
 
     fn json(&self) -> Value {
-        if self.minimal { json!({}) } else { json!({ "description": self.server.description() }) }
+        json!({ "description": self.description() })
     }
 
     fn console(&self, _: Style) -> String {
-        let name = self.server.name();
-        if self.minimal {
-            return format!("{name}\n");
+        let (name, description) = (self.server.name(), self.description());
+        if self.minimal || description.is_empty() {
+            format!("{name}\n")
+        } else {
+            format!("{name} - {description}\n")
         }
-        let mut line = name.to_owned();
-        if !self.server.active() {
-            line.push_str(" (inactive)");
-        }
-        if self.server.disabled() {
-            line.push_str(" (WARNING: disabled)");
-        }
-        if self.server.passive() {
-            line.push_str(" (Passive)");
-        }
-        if let Some(description) = self.server.description() {
-            line.push_str(&format!(" - {description}"));
-        }
-        line.push('\n');
-        line
     }
 }

@@ -7,8 +7,13 @@ use crate::args::Command;
 use crate::context::Context;
 use crate::error::CommandError;
 
+pub mod archive_wal;
 pub mod backup;
 mod connect;
+pub mod cron;
+pub mod delete;
+mod deletion;
+pub mod get_wal;
 pub mod list_backups;
 pub mod list_servers;
 pub mod receive_wal;
@@ -24,12 +29,12 @@ pub mod switch_wal;
 pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandError> {
     match command {
         Command::ListServers(args) => list_servers::run(context, args),
-        Command::ArchiveWal(_) => unavailable("archive-wal"),
+        Command::ArchiveWal(args) => archive_wal::run(context, args),
         Command::Backup(args) => backup::run(context, args),
         Command::Check(_) => unavailable("check"),
-        Command::Cron(_) => unavailable("cron"),
-        Command::Delete(_) => unavailable("delete"),
-        Command::GetWal(_) => unavailable("get-wal"),
+        Command::Cron(args) => cron::run(context, args),
+        Command::Delete(args) => delete::run(context, args),
+        Command::GetWal(args) => get_wal::run(context, args),
         Command::ListBackups(args) => list_backups::run(context, args),
         Command::ReceiveWal(args) => receive_wal::run(context, args),
         Command::Restore(args) => restore::run(context, args),

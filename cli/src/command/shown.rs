@@ -1,0 +1,50 @@
+//! How Barman writes moments and shares in its answers.
+
+use jiff::Zoned;
+
+/// C's `ctime`: `Sun Nov  1 10:15:58 2026`, on the clock of the moment's own offset.
+pub(super) fn ctime(moment: &Zoned) -> String {
+    moment.strftime("%a %b %e %H:%M:%S %Y").to_string()
+}
+
+/// Seconds since 1970, as text.
+pub(super) fn epoch(moment: &Zoned) -> String {
+    moment.timestamp().as_second().to_string()
+}
+
+/// Python's text of a `datetime`: microseconds unless they are 0, and the offset.
+pub(super) fn datetime(moment: &Zoned) -> String {
+    let fraction = if moment.subsec_nanosecond() / 1000 == 0 { "" } else { "%.6f" };
+    moment.strftime(&format!("%Y-%m-%d %H:%M:%S{fraction}%:z")).to_string()
+}
+
+/// A share of one as `99.90%`.
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.2}%", share * 100.0)
+}
+
+/// So many a second as `80.00/hour`.
+pub(super) fn hourly(per_second: f64) -> String {
+    format!("{:.2}/hour", per_second * 3600.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_as_python_and_c_write_them() {
+        let moment: Zoned = "2026-11-01T10:15:42.349427+02:00[+02:00]".parse().unwrap();
+        assert_eq!(ctime(&moment), "Sun Nov  1 10:15:42 2026");
+        assert_eq!(epoch(&moment), "1793520942");
+        assert_eq!(datetime(&moment), "2026-11-01 10:15:42.349427+02:00");
+        let whole: Zoned = "2026-11-22T10:15:42+00:00[+00:00]".parse().unwrap();
+        assert_eq!(datetime(&whole), "2026-11-22 10:15:42+00:00");
+    }
+
+    #[test]
+    fn shares_and_rates() {
+        assert_eq!(percent(0.99902), "99.90%");
+        assert_eq!(hourly(1.0 / 45.0), "80.00/hour");
+    }
+}
