@@ -9,7 +9,7 @@ use crate::error::CommandError;
 ///
 /// # Errors
 /// When neither is set, or the one that counts can't be read.
-pub fn wal_streaming(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
+pub(super) fn wal_streaming(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
     let config = &server.config;
     match config.wal_streaming_conninfo() {
         Some(text) => parse(context, server, "wal_streaming_conninfo", text),
@@ -25,7 +25,7 @@ pub fn wal_streaming(context: &Context, server: &ServerContext) -> Result<ConnIn
 ///
 /// # Errors
 /// When neither is set, or the one that counts can't be read.
-pub fn wal_sql(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
+pub(super) fn wal_sql(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
     match server.config.wal_conninfo() {
         Some(text) => parse(context, server, "wal_conninfo", text),
         None => sql(context, server),
@@ -36,9 +36,27 @@ pub fn wal_sql(context: &Context, server: &ServerContext) -> Result<ConnInfo, Co
 ///
 /// # Errors
 /// When it is not set, or can't be read.
-pub fn sql(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
+pub(super) fn sql(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
     let text = server.config.conninfo().ok_or_else(|| missing(server, "conninfo"))?;
     parse(context, server, "conninfo", text)
+}
+
+/// Where base backups are taken from: `streaming_conninfo`.
+///
+/// # Errors
+/// When neither it nor `conninfo` is set, or it can't be read.
+pub(super) fn backup_streaming(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
+    let text = server.config.streaming_conninfo().ok_or_else(|| missing(server, "streaming_conninfo"))?;
+    parse(context, server, "streaming_conninfo", text)
+}
+
+/// The primary of a standby that is backed up: `primary_conninfo`, if it is set.
+///
+/// # Errors
+/// When it can't be read.
+pub(super) fn primary(context: &Context, server: &ServerContext) -> Result<Option<ConnInfo>, CommandError> {
+    let text = server.config.text("primary_conninfo");
+    text.map(|text| parse(context, server, "primary_conninfo", text)).transpose()
 }
 
 fn parse(context: &Context, server: &ServerContext, key: &str, text: &str) -> Result<ConnInfo, CommandError> {

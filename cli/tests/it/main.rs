@@ -8,7 +8,7 @@ mod barman_interop;
 mod command_line;
 mod configuration;
 mod pitr;
+mod receive_wal;
 mod restore_scene;
 mod support;
-mod receive_wal;
 mod switch_wal;

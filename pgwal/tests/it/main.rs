@@ -19,5 +19,6 @@ mod sql;
 mod tls;
 #[cfg(feature = "sql")]
 mod wal_stream;
+mod verify;
 mod waldump;
 mod workload;

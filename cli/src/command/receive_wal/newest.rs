@@ -11,11 +11,12 @@ pub(in crate::command) fn newest_archived(wals: &Path) -> io::Result<Option<Segm
     directories.retain(|name| name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit()));
     directories.sort_unstable();
     for directory in directories.iter().rev() {
-        let newest = names(&wals.join(directory))?.iter().filter_map(|name| match name.parse() {
+        let names = names(&wals.join(directory))?;
+        let segments = names.iter().filter_map(|name| match name.parse() {
             Ok(WalFile::Segment(segment)) => Some(segment),
             _ => None,
         });
-        if let Some(newest) = newest.max() {
+        if let Some(newest) = segments.max() {
             return Ok(Some(newest));
         }
     }
