@@ -13,7 +13,7 @@ mod worker;
 use std::path::Path;
 
 use pgwal::replication::{
-    BackupEvent, BaseBackupOptions, Connection, ManifestChecksum, ReplicationError, ServerError,
+    BackupEvent, BaseBackupOptions, ConnectError, Connection, ManifestChecksum, ReplicationError, ServerError,
 };
 use pgwal::wire::BackupDialect;
 use pgwal::{Lsn, TimelineId};
@@ -93,6 +93,9 @@ impl BackupObserver for () {
 /// A backup that was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeBackupError {
+    /// There was no connection to begin with. [`take_backup`] itself gets one; this is for callers that make it.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The connection, or the server, failed.
     #[error(transparent)]
     Replication(#[from] ReplicationError),

@@ -24,7 +24,8 @@ const INCLUDED_FILES: &str = "select distinct sourcefile from pg_catalog.pg_sett
 const TABLESPACES: &str = "select spcname::text, oid, pg_catalog.pg_tablespace_location(oid) \
     from pg_catalog.pg_tablespace where pg_catalog.pg_tablespace_location(oid) <> '' order by spcname";
 
-const CLUSTER_SIZE: &str = "select sum(pg_catalog.pg_tablespace_size(oid))::bigint from pg_catalog.pg_tablespace";
+const CLUSTER_SIZE: &str =
+    "select sum(pg_catalog.pg_tablespace_size(oid))::bigint from pg_catalog.pg_tablespace";
 
 /// What is known of a server.
 #[derive(Debug)]
@@ -44,9 +45,9 @@ pub(super) struct ServerFacts {
 
 /// Asks over both connections, so that either's trouble shows before anything is stored.
 pub(super) async fn ask(conninfo: &ConnInfo, streaming: &ConnInfo) -> Result<ServerFacts, CommandError> {
-    let mut replication = Connection::connect(streaming)
-        .await
-        .map_err(|error| CommandError::because("the replication connection (streaming_conninfo) failed", &error))?;
+    let mut replication = Connection::connect(streaming).await.map_err(|error| {
+        CommandError::because("the replication connection (streaming_conninfo) failed", &error)
+    })?;
     let version = replication.server_version_num();
     if version < OLDEST_VERSION {
         let major = version / 10_000;
@@ -57,9 +58,9 @@ pub(super) async fn ask(conninfo: &ConnInfo, streaming: &ConnInfo) -> Result<Ser
     let client = pgwal::sql::connect(conninfo)
         .await
         .map_err(|error| CommandError::because("the SQL connection (conninfo) failed", &error))?;
-    sql_facts(&client, version, identity).await.map_err(|error| {
-        CommandError::because("the server can't be asked about itself", &error)
-    })?
+    sql_facts(&client, version, identity)
+        .await
+        .map_err(|error| CommandError::because("the server can't be asked about itself", &error))?
 }
 
 async fn sql_facts(
@@ -71,10 +72,13 @@ async fn sql_facts(
     for row in client.query(SETTINGS, &[]).await? {
         settings.push((row.try_get(0)?, row.try_get(1)?));
     }
-    let find = |name: &str| settings.iter().find(|(key, _): &&(String, String)| key == name).map(|(_, v)| v.clone());
+    let find =
+        |name: &str| settings.iter().find(|(key, _): &&(String, String)| key == name).map(|(_, v)| v.clone());
     let segment_bytes = find("wal_segment_size").and_then(|bytes| bytes.parse::<u64>().ok());
-    let Some(segment_size) = segment_bytes.and_then(|bytes| SegmentSize::new(bytes).ok()) else {
-        return Ok(Err(CommandError::new(format!("the server's wal_segment_size is odd: {segment_bytes:?}"))));
+    let Some(segment_size) = segment_bytes.and_then(SegmentSize::new) else {
+        return Ok(Err(CommandError::new(format!(
+            "the server's wal_segment_size is odd: {segment_bytes:?}"
+        ))));
     };
     let mut included_files = Vec::new();
     for row in client.query(INCLUDED_FILES, &[]).await? {
@@ -82,7 +86,11 @@ async fn sql_facts(
     }
     let mut tablespaces = Vec::new();
     for row in client.query(TABLESPACES, &[]).await? {
-        tablespaces.push(Tablespace { name: row.try_get(0)?, oid: row.try_get(1)?, location: row.try_get(2)? });
+        tablespaces.push(Tablespace {
+            name: row.try_get(0)?,
+            oid: row.try_get(1)?,
+            location: row.try_get(2)?,
+        });
     }
     let in_recovery = client.query_one("select pg_catalog.pg_is_in_recovery()", &[]).await?.try_get(0)?;
     // Needs pg_monitor or the like; a backup is none the worse without.

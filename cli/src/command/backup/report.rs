@@ -11,10 +11,11 @@ use crate::output::text;
 /// The copy is complete and durable.
 pub(super) fn copied(server: &ServerContext, info: &BackupInfo, elapsed: Duration) {
     let output = &server.output;
-    let copy_seconds = info.copy_stats.as_ref().and_then(|stats| stats.get("copy_time")?.as_f64()).unwrap_or(0.0);
+    let copy_seconds =
+        info.copy_stats.as_ref().and_then(|stats| stats.get("copy_time")?.as_f64()).unwrap_or(0.0);
     let copy_time = Duration::try_from_secs_f64(copy_seconds).unwrap_or_default();
     output.info(format!("Copy done (time: {})", super::seconds(copy_time)));
-    output.info("Finalising the backup.".to_owned());
+    output.info("Finalising the backup.");
     if let Some(size) = info.size {
         output.info(format!("Backup size: {}", text::size_u64(size)));
     }
@@ -23,7 +24,10 @@ pub(super) fn copied(server: &ServerContext, info: &BackupInfo, elapsed: Duratio
     }
     if let Some(begin_time) = &info.begin_time {
         let begin = begin_time.strftime("%Y-%m-%d %H:%M:%S%.6f");
-        output.info(format!("Backup completed (start time: {begin}, elapsed time: {})", super::seconds(elapsed)));
+        output.info(format!(
+            "Backup completed (start time: {begin}, elapsed time: {})",
+            super::seconds(elapsed)
+        ));
     }
 }
 
@@ -52,8 +56,8 @@ fn fields(info: &BackupInfo) -> Vec<(String, Value)> {
             "end_time" => info.end_time.as_ref().map_or(Value::Null, ctime),
             "copy_stats" => copy_stats(info),
             "tablespaces" => tablespaces(info),
-            "begin_offset" | "end_offset" | "cluster_size" | "deduplicated_size" | "size" | "timeline" | "version"
-            | "xlog_segment_size" => text.parse::<u64>().map_or(Value::Null, Value::from),
+            "begin_offset" | "end_offset" | "cluster_size" | "deduplicated_size" | "size" | "timeline"
+            | "version" | "xlog_segment_size" => text.parse::<u64>().map_or(Value::Null, Value::from),
             _ if text == "None" => Value::Null,
             _ => Value::from(text),
         };
@@ -76,5 +80,8 @@ fn tablespaces(info: &BackupInfo) -> Value {
     if info.tablespaces.is_empty() {
         return Value::Null;
     }
-    info.tablespaces.iter().map(|tablespace| json!([tablespace.name, tablespace.oid, tablespace.location])).collect()
+    info.tablespaces
+        .iter()
+        .map(|tablespace| json!([tablespace.name, tablespace.oid, tablespace.location]))
+        .collect()
 }

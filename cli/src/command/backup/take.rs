@@ -207,7 +207,8 @@ impl BackupObserver for Teller<'_> {
         match step {
             BackupStep::Started { start, timeline, total_bytes } => {
                 self.output.info(format!("Backup start at LSN: {}", position(self.info, *timeline, *start)));
-                self.output.info(format!("Starting backup copy via the replication protocol for {}", self.info.id));
+                self.output
+                    .info(format!("Starting backup copy via the replication protocol for {}", self.info.id));
                 self.progress.set_label("Copying");
                 if let Some(total) = total_bytes {
                     self.progress.set_total(*total);

@@ -1,0 +1,66 @@
+//! After the copy: the WAL that makes the backup consistent.
+
+use std::time::{Duration, Instant};
+
+use barkeep_catalog::{BackupInfo, Catalog, Status};
+
+use crate::context::ServerContext;
+use crate::error::CommandError;
+
+use super::archive;
+use super::signals::{self, Signal};
+
+/// How often the archive is looked at while a backup waits.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Why the waiting ended early.
+pub(super) enum WaitError {
+    Interrupted(Signal),
+    Failed(CommandError),
+}
+
+impl<E: Into<CommandError>> From<E> for WaitError {
+    fn from(error: E) -> Self {
+        WaitError::Failed(error.into())
+    }
+}
+
+/// Archives what has arrived, and moves the backup on if that was enough. With `patience`, waits for more: as long as it
+/// says, or without end for `Some(None)`.
+pub(super) async fn complete(
+    server: &ServerContext,
+    catalog: &Catalog,
+    info: &mut BackupInfo,
+    patience: Option<Option<Duration>>,
+) -> Result<(), WaitError> {
+    let archive_and_check = |info: &mut BackupInfo| -> Result<Status, CommandError> {
+        archive::once(server)?;
+        Ok(catalog.check_backup(info)?)
+    };
+    let Some(limit) = patience else {
+        archive_and_check(info)?;
+        return Ok(());
+    };
+    let name = server.config.name();
+    if let Some(wal) = info.end_wal {
+        server.output.info(format!("Waiting for the WAL file {wal} from server '{name}'"));
+    }
+    let started = Instant::now();
+    let stop = signals::stop();
+    tokio::pin!(stop);
+    loop {
+        if archive_and_check(info)? != Status::WaitingForWals {
+            return Ok(());
+        }
+        if limit.is_some_and(|limit| started.elapsed() >= limit) {
+            server
+                .output
+                .warning(format!("Stopped waiting for WAL after {} seconds", started.elapsed().as_secs()));
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
+            signal = &mut stop => return Err(WaitError::Interrupted(signal?)),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! `barkeep backup` against real servers.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use barkeep_catalog::{BackupInfo, Catalog, Layout, Status};
+use pgwal::WalFile;
+use testkit::Cluster;
+
+use crate::support::Home;
+
+/// A cluster with some data, and a home that knows it as `main`.
+fn cluster_and_home(major: u32) -> (Cluster, Home) {
+    let cluster = Cluster::builder(major).checksums(true).start();
+    cluster.execute("create table t as select generate_series(1, 20000) as n, repeat('x', 200) as filler");
+    let home = Home::new().server("main", &cluster.conninfo());
+    (cluster, home)
+}
+
+fn catalog(home: &Home) -> Catalog {
+    Catalog::new(Layout::new("main", &home.join("main"), home.path()))
+}
+
+/// The only backup of a home.
+#[track_caller]
+fn only_backup(home: &Home) -> BackupInfo {
+    let backups = catalog(home).backups().unwrap();
+    assert_eq!(backups.by_id.len(), 1);
+    backups.by_id.into_values().next().unwrap()
+}
+
+/// Delivers all whole segments of the server, as its archive_command would.
+fn deliver_wal(cluster: &Cluster, home: &Home) {
+    let incoming = home.join("main/incoming");
+    let current: WalFile =
+        cluster.value("select pg_walfile_name(pg_current_wal_insert_lsn())").parse().unwrap();
+    for entry in std::fs::read_dir(cluster.data_dir().join("pg_wal")).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        match name.parse::<WalFile>() {
+            Ok(file @ WalFile::Segment(_)) if file < current => {
+                std::fs::copy(entry.path(), incoming.join(format!("{name}.tmp"))).unwrap();
+                std::fs::rename(incoming.join(format!("{name}.tmp")), incoming.join(&name)).unwrap();
+            }
+            _ => {}
+        }
+    }
+}
+
+fn data_of(home: &Home, info: &BackupInfo) -> PathBuf {
+    catalog(home).layout().backup_data(info.id)
+}
+
+fn record(home: &Home, info: &BackupInfo) -> String {
+    std::fs::read_to_string(catalog(home).layout().backup_info(info.id)).unwrap()
+}
+
+fn is_complete(data: &Path) -> bool {
+    data.join("backup_manifest").exists()
+}
+
+#[test]
+fn a_backup_without_its_wal_waits_and_says_so() {
+    testkit::require_pg!(15);
+    let (cluster, home) = cluster_and_home(15);
+    let run = home.run(["backup", "main", "--name", "first one"]).success();
+    let info = only_backup(&home);
+    assert_eq!(info.status, Status::WaitingForWals);
+    for line in [
+        format!(
+            "Starting backup using postgres method for server main in {}",
+            home.join("main/base").display()
+        ),
+        format!("Backup start at LSN: {} ({}, ", info.begin_xlog.unwrap(), info.begin_wal.unwrap()),
+        "Copy done (time: ".to_owned(),
+        "This is the first backup for server main".to_owned(),
+        "Backup size: ".to_owned(),
+        format!("Backup end at LSN: {} ({}, ", info.end_xlog.unwrap(), info.end_wal.unwrap()),
+        "Backup completed (start time: ".to_owned(),
+    ] {
+        assert!(run.stdout.contains(&line), "{line:?} is missing: {run:#?}");
+    }
+    assert!(run.stderr.contains("WAITING_FOR_WALS"), "{run:#?}");
+
+    assert_eq!(info.backup_name.as_deref(), Some("first one"));
+    assert_eq!(info.mode.as_deref(), Some("postgres"));
+    assert_eq!(info.pgdata.as_deref(), cluster.data_dir().to_str());
+    assert_eq!(info.config_file, Some(cluster.value("show config_file")));
+    assert_eq!(info.hba_file, Some(cluster.value("show hba_file")));
+    assert_eq!(info.data_checksums.as_deref(), Some("on"));
+    assert_eq!(
+        info.system_id,
+        Some(cluster.value("select system_identifier::text from pg_control_system()"))
+    );
+    assert_eq!(info.version, cluster.value("show server_version_num").parse().ok());
+    assert!(info.cluster_size.unwrap() > 4_000_000);
+    assert!(info.size.unwrap() > 4_000_000 && info.size == info.deduplicated_size);
+    assert!(info.backup_label.as_deref().unwrap().contains("START WAL LOCATION"));
+    assert!(is_complete(&data_of(&home, &info)));
+    let identity = std::fs::read_to_string(home.join("main/identity.json")).unwrap();
+    assert!(
+        identity.contains(info.system_id.as_deref().unwrap()) && identity.contains("\"version\": \"15\"")
+    );
+}
+
+#[test]
+fn a_backup_that_waits_is_done_when_its_wal_arrives() {
+    for major in [13, 15, 18] {
+        if !testkit::want_pg(major) {
+            continue;
+        }
+        let (cluster, mut home) = cluster_and_home(major);
+        home.set("main", "archiver", "on");
+        let mut command = home.command();
+        command.args(["-q", "backup", "main", "--wait", "--wait-timeout", "60"]);
+        let mut backup = command.spawn().unwrap();
+        testkit::wait_for("the copy to end", 60, || {
+            let backups = catalog(&home).backups().unwrap();
+            backups.iter().any(|info| info.status == Status::WaitingForWals).then_some(())
+        });
+        deliver_wal(&cluster, &home);
+        assert!(backup.wait().unwrap().success());
+        let info = only_backup(&home);
+        assert_eq!(info.status, Status::Done, "PostgreSQL {major}");
+        assert!(record(&home, &info).contains("status=DONE\n"));
+    }
+}
+
+#[test]
+fn waiting_ends_with_its_patience() {
+    testkit::require_pg!(15);
+    let (_cluster, home) = cluster_and_home(15);
+    let run = home.run(["backup", "main", "-w", "--wait-timeout", "1"]).success();
+    assert!(run.stderr.contains("Stopped waiting for WAL after 1 seconds"), "{run:#?}");
+    assert_eq!(only_backup(&home).status, Status::WaitingForWals);
+}
+
+#[test]
+fn json_has_the_record() {
+    testkit::require_pg!(15);
+    let (_cluster, home) = cluster_and_home(15);
+    let run = home.run(["-f", "json", "backup", "main"]).success();
+    let info = only_backup(&home);
+    let json = run.json();
+    assert_eq!(json["backup_id"], info.id.to_string());
+    assert_eq!(json["status"], "WAITING_FOR_WALS");
+    assert_eq!(json["size"], info.size.unwrap());
+    assert_eq!(json["parent_backup_id"], serde_json::Value::Null);
+    assert_eq!(run.stderr, "");
+}
+
+#[test]
+fn a_second_backup_has_no_word_of_a_first() {
+    testkit::require_pg!(15);
+    let (_cluster, home) = cluster_and_home(15);
+    home.run(["backup", "main"]).success();
+    let run = home.run(["backup", "all"]).success();
+    assert!(!run.stdout.contains("This is the first backup"), "{run:#?}");
+    assert_eq!(catalog(&home).backups().unwrap().by_id.len(), 2);
+}
+
+#[test]
+fn an_unreachable_server_leaves_no_record() {
+    let home = Home::new().server("main", "host=/nowhere user=postgres");
+    let run = home.run(["backup", "main"]).exits_with(1);
+    assert!(run.stderr.contains("/nowhere"), "{run:#?}");
+    assert!(catalog(&home).backups().unwrap().by_id.is_empty());
+}
+
+#[test]
+fn unknown_servers_and_methods_are_refused() {
+    let mut home = Home::new().server("main", "host=/nowhere");
+    home.run(["backup", "other"]).fails_with_one_line(1, &["Unknown server 'other'"]);
+    home.set("main", "backup_method", "rsync");
+    home.set("main", "ssh_command", "ssh nowhere");
+    let run = home.run(["backup", "main"]).exits_with(1);
+    assert!(run.stderr.contains("backup_method = rsync of server 'main' is not available"), "{run:#?}");
+    assert!(run.stderr.contains("set backup_method = postgres"), "{run:#?}");
+}
+
+#[test]
+fn another_cluster_is_not_mixed_in() {
+    testkit::require_pg!(15);
+    let (_cluster, mut home) = cluster_and_home(15);
+    home.run(["backup", "main"]).success();
+    let stranger = Cluster::start(15);
+    home.set("main", "conninfo", &stranger.conninfo());
+    home.run(["backup", "main"]).fails_with_one_line(1, &["another cluster", "identity.json"]);
+    assert_eq!(catalog(&home).backups().unwrap().by_id.len(), 1);
+}
+
+#[test]
+fn options_of_other_methods_are_named_once() {
+    testkit::require_pg!(15);
+    let (_cluster, home) = cluster_and_home(15);
+    let run = home.run(["backup", "main", "--jobs", "2", "--reuse-backup", "--manifest"]).success();
+    assert!(run.stderr.contains("--reuse-backup, --jobs, --manifest"), "{run:#?}");
+}
+
+#[test]
+fn a_rate_out_of_bounds_fails_with_the_bounds() {
+    testkit::require_pg!(15);
+    let (_cluster, home) = cluster_and_home(15);
+    let run = home.run(["backup", "main", "--bwlimit", "5"]).exits_with(1);
+    assert!(run.stderr.contains("32 to 1048576"), "{run:#?}");
+    assert_eq!(only_backup(&home).status, Status::Failed);
+}
+
+#[test]
+fn a_terminated_backup_is_failed_and_the_next_one_works() {
+    testkit::require_pg!(15);
+    let (_cluster, home) = cluster_and_home(15);
+    for (signal, word) in [("-INT", "SIGINT"), ("-TERM", "SIGTERM")] {
+        let mut command = home.command();
+        command.args(["-q", "backup", "main", "--bwlimit", "1024"]).stderr(Stdio::piped());
+        let backup = command.spawn().unwrap();
+        testkit::wait_for("the copy to start", 30, || {
+            let backups = catalog(&home).backups().unwrap();
+            let newest = backups.iter().next_back()?;
+            let data = data_of(&home, newest);
+            (newest.status == Status::Started && data.join("base").exists()).then_some(())
+        });
+        // A second backup at the same time is refused, and says who is at it.
+        let pid = backup.id().to_string();
+        home.run(["backup", "main"]).fails_with_one_line(1, &["already running", &pid]);
+        std::process::Command::new("kill").args([signal, &pid]).status().unwrap();
+        let output = backup.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(word));
+        let info = catalog(&home).backups().unwrap().by_id.into_values().next_back().unwrap();
+        assert_eq!(info.status, Status::Failed);
+        assert_eq!(info.error, Some(format!("failure copying files (interrupted by {word})")));
+        assert!(!is_complete(&data_of(&home, &info)));
+    }
+    home.run(["backup", "main"]).success();
+}
+
+#[test]
+fn a_killed_backup_is_found_and_marked_by_the_next() {
+    testkit::require_pg!(15);
+    let (_cluster, home) = cluster_and_home(15);
+    let mut backup = home.command().args(["-q", "backup", "main", "--bwlimit", "1024"]).spawn().unwrap();
+    testkit::wait_for("the copy to start", 30, || {
+        let backups = catalog(&home).backups().unwrap();
+        let started = backups.iter().any(|info| info.status == Status::Started);
+        started.then_some(())
+    });
+    backup.kill().unwrap();
+    backup.wait().unwrap();
+    let killed = only_backup(&home);
+    assert_eq!(killed.status, Status::Started, "nobody could write it down");
+    let run = home.run(["backup", "main"]).success();
+    assert!(
+        run.stderr.contains(&format!("Backup {} of server 'main' was left unfinished", killed.id)),
+        "{run:#?}"
+    );
+    assert_eq!(catalog(&home).read(killed.id).unwrap().status, Status::Failed);
+}
+
+#[test]
+fn a_corrupt_page_fails_the_backup_by_name() {
+    use std::os::unix::fs::FileExt;
+    testkit::require_pg!(15);
+    let (mut cluster, home) = cluster_and_home(15);
+    let file = cluster.value("select pg_relation_filepath('t')");
+    cluster.stop(testkit::StopMode::Fast);
+    let handle = std::fs::OpenOptions::new().write(true).open(cluster.data_dir().join(&file)).unwrap();
+    handle.write_all_at(b"corrupt", 3 * 8192 + 5000).unwrap();
+    cluster.start_again();
+    let run = home.run(["backup", "main"]).exits_with(1);
+    assert!(run.stderr.contains(&format!("block 3 in '{file}'")), "{run:#?}");
+    let info = only_backup(&home);
+    assert_eq!(info.status, Status::Failed);
+    assert!(info.error.unwrap().contains("block 3"), "in the record too");
+}
+
+#[test]
+fn a_standby_is_backed_up_and_its_primary_asked_to_switch() {
+    testkit::require_pg!(15);
+    let primary = Cluster::builder(15).start();
+    primary.execute("create table t as select generate_series(1, 1000) as n; checkpoint");
+    let standby = primary.standby("standby");
+    primary.wait_for_replay_by(&standby);
+    let home =
+        Home::new().server("main", &standby.conninfo()).with("main", "primary_conninfo", &primary.conninfo());
+    let before = primary.value("select pg_walfile_name(pg_current_wal_lsn())");
+    home.run(["backup", "main"]).success();
+    let info = only_backup(&home);
+    assert!(info.backup_label.unwrap().contains("BACKUP FROM: standby"));
+    assert_ne!(primary.value("select pg_walfile_name(pg_current_wal_insert_lsn())"), before);
+}
+
+#[test]
+fn sha256_manifests_are_made_on_demand() {
+    testkit::require_pg!(15);
+    let (_cluster, home) = cluster_and_home(15);
+    let home = home.with("main", "manifest_checksums", "sha256");
+    home.run(["backup", "main"]).success();
+    let manifest =
+        std::fs::read_to_string(data_of(&home, &only_backup(&home)).join("backup_manifest")).unwrap();
+    assert!(manifest.contains("\"Checksum-Algorithm\": \"SHA256\""));
+}
