@@ -174,6 +174,14 @@ pub enum FaultKind {
         /// The flags.
         info: u8,
     },
+    /// The segment's file has another length than its header says.
+    #[error("the segment is {found} bytes long, expected {expected}")]
+    SegmentLength {
+        /// In bytes.
+        found: u64,
+        /// In bytes.
+        expected: u64,
+    },
     /// The WAL ends inside a record.
     #[error("the WAL ends inside a record of {expected} bytes, {found} of which are there")]
     Truncated {

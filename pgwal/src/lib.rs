@@ -5,9 +5,11 @@
 pub mod decoder;
 pub mod fault;
 pub mod history;
+pub mod image;
 pub mod label;
 pub mod lsn;
 pub mod page;
+pub mod reader;
 pub mod record;
 #[cfg(feature = "replication")]
 pub mod replication;
@@ -19,6 +21,7 @@ mod strict;
 pub mod target;
 pub mod timeline;
 pub mod timestamp;
+pub mod verify;
 pub mod version;
 pub mod waldump;
 #[cfg(feature = "wire")]

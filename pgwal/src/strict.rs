@@ -39,7 +39,8 @@ impl Strict {
         overwritten: Option<Option<Lsn>>,
     ) -> Result<(), Fault> {
         header.check_strictly(at_segment_start).map_err(|kind| kind.at(lsn))?;
-        if let Some(expected) = self.timeline.filter(|timeline| header.timeline > timeline.as_u32()) {
+        let wrong = |timeline: &TimelineId| header.timeline == 0 || header.timeline > timeline.as_u32();
+        if let Some(expected) = self.timeline.filter(wrong) {
             return Err(FaultKind::Timeline { found: header.timeline, expected }.at(lsn));
         }
         if timeline_before != 0
