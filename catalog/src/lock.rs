@@ -135,6 +135,13 @@ impl ServerLock {
         }
     }
 
+    /// Lets the lock go and removes its file, when what it was about does not exist any more.
+    pub fn remove(self) {
+        // Whoever has opened the file meanwhile finds out that it is gone (see `acquire_path`). A file that stays is
+        // only litter.
+        let _ = std::fs::remove_file(&self.path);
+    }
+
     /// The lock file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,0 +1,170 @@
+//! `archive-wal`: moves WAL that has arrived into the archive.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use barkeep_catalog::archive::{
+    ArchiveError, ArchiveEvent, ArchiveOptions, ArchiveReport, Origin, Rejection, archive_wal,
+};
+use barkeep_catalog::lock::LockError;
+use barkeep_transport::codec::{Compression, Level};
+
+use crate::args::ServerArgs;
+use crate::context::{Context, Policy, ServerContext};
+use crate::error::CommandError;
+
+/// A file younger than this that is not whole yet is probably still being copied: no reason for alarm.
+const STILL_ARRIVING: Duration = Duration::from_secs(60);
+
+/// How much to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verbosity {
+    /// Each place looked at, even when there is nothing.
+    Full,
+    /// What was archived, and trouble.
+    Brief,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// This was archived.
+    Ran(ArchiveReport),
+    /// Another process is archiving.
+    Busy,
+}
+
+/// Archives what there is of one server.
+///
+/// # Errors
+/// When something can't be archived.
+pub fn run(context: &mut Context, args: &ServerArgs) -> Result<(), CommandError> {
+    let server = context.server(&args.server, Policy::Operate)?;
+    if archive(&server, Verbosity::Full)? == Outcome::Busy {
+        server
+            .output
+            .info(format!("Another archive-wal process is already running on server {}", server.name()));
+    }
+    Ok(())
+}
+
+/// Archives what there is of a server, telling each file as soon as it is safe. Trouble with single files is told and
+/// makes the exit code 1; the others are archived all the same.
+///
+/// # Errors
+/// When the configuration or the storage does not allow it at all.
+pub(super) fn archive(server: &ServerContext, verbosity: Verbosity) -> Result<Outcome, CommandError> {
+    let options = options(server)?;
+    let mut teller = Teller { server, verbosity, header: None, told: 0 };
+    let outcome = archive_wal(&server.layout(), &options, jiff::Timestamp::now(), |event| teller.tell(event));
+    teller.finish();
+    match outcome {
+        Ok(report) => Ok(Outcome::Ran(report)),
+        Err(ArchiveError::Lock(LockError::Held { .. })) => Ok(Outcome::Busy),
+        Err(error) => {
+            let what = format!("WAL of server '{}' cannot be archived", server.name());
+            Err(CommandError::because(what, &error)
+                .hint("nothing is lost: what was not archived is where it was; run archive-wal again when this is mended"))
+        }
+    }
+}
+
+/// The archiver that the configuration describes.
+fn options(server: &ServerContext) -> Result<ArchiveOptions, CommandError> {
+    let config = &server.config;
+    let mut origins = Vec::new();
+    if config.streaming_archiver() {
+        origins.push((Origin::Streaming, config.streaming_archiver_batch_size().unwrap_or(0)));
+    }
+    // A server with neither archiver gets this one: WAL that somebody delivers is not left lying.
+    if config.archiver() || origins.is_empty() {
+        origins.push((Origin::Incoming, config.archiver_batch_size().unwrap_or(0)));
+    }
+    let compression = match config.compression() {
+        None => Compression::None,
+        Some(name) => Compression::from_name(name).ok_or_else(|| {
+            CommandError::new(format!("compression = {name} of server '{}' is not available", server.name()))
+                .hint("use one of: gzip, bzip2, xz, zstd, lz4, snappy; WAL waits where it is meanwhile")
+        })?,
+    };
+    let level = Level::from_name(config.compression_level()).unwrap_or_default();
+    Ok(ArchiveOptions { origins, compression, level, workers: None })
+}
+
+/// Puts events into words.
+struct Teller<'a> {
+    server: &'a ServerContext,
+    verbosity: Verbosity,
+    /// A header that was not printed yet.
+    header: Option<String>,
+    /// Files told under the present header.
+    told: usize,
+}
+
+impl Teller<'_> {
+    fn tell(&mut self, event: ArchiveEvent) {
+        let name = self.server.name();
+        let output = &self.server.output;
+        match event {
+            ArchiveEvent::Origin(origin) => {
+                self.finish();
+                let origin = match origin {
+                    Origin::Streaming => "streaming",
+                    Origin::Incoming => "file archival",
+                };
+                self.header = Some(format!("Processing xlog segments from {origin} for {name}"));
+                self.told = 0;
+            }
+            ArchiveEvent::Archived(entry) => self.file(&entry.file.to_string()),
+            ArchiveEvent::AlreadyArchived(file) => {
+                self.file(&file.to_string());
+                output.debug(format!(
+                    "{file} was in the archive of server '{name}' already, with the same content"
+                ));
+            }
+            ArchiveEvent::Rejected { name: file, moved_to, reason } => {
+                self.told += 1;
+                let (file, moved_to) = (file.display(), moved_to.display());
+                match reason {
+                    Rejection::Duplicate(difference) => output.error(format!(
+                        "{file} is already present in server {name} with other content: {difference}. The new one was \
+                         moved to '{moved_to}': compare the two, and see whether two clusters archive to this server"
+                    )),
+                    Rejection::Unknown => output
+                        .warning(format!("'{file}' is no WAL file of server {name}: it was moved to '{moved_to}'")),
+                }
+            }
+            ArchiveEvent::Left { path, reason } => {
+                self.told += 1;
+                let text = format!("'{}' is not archived and stays where it is: {reason}", path.display());
+                if is_still_arriving(&path) { output.warning(text) } else { output.error(text) }
+            }
+        }
+    }
+
+    fn file(&mut self, name: &str) {
+        if let Some(header) = self.header.take() {
+            self.server.output.info(header);
+        }
+        self.told += 1;
+        self.server.output.info(format!("\t{name}"));
+    }
+
+    /// Ends a place: says that nothing was there, if that is wanted.
+    fn finish(&mut self) {
+        if let Some(header) = self.header.take()
+            && self.verbosity == Verbosity::Full
+            && self.told == 0
+        {
+            self.server.output.info(header);
+            self.server.output.info("\tno file found");
+        }
+    }
+}
+
+fn is_still_arriving(path: &Path) -> bool {
+    let modified = path.metadata().and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| {
+        SystemTime::now().duration_since(modified).is_ok_and(|age| age < STILL_ARRIVING)
+    })
+}
