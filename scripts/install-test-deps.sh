@@ -167,7 +167,7 @@ complete() {
     local major
     for major in 13 14 15 16 17 18; do [ -x "$deps/pg/$major/bin/postgres" ] || return 1; done
     [ -x "$deps/barman/bin/barman" ] && { [ -x "$deps/sshd/usr/sbin/sshd" ] || [ -x /usr/sbin/sshd ]; } &&
-        command -v openssl >/dev/null
+        command -v openssl >/dev/null && command -v rsync >/dev/null
 }
 
 install_servers() {
@@ -197,7 +197,7 @@ report() {
         [ -x "$deps/pg/$major/bin/postgres" ] && continue
         case $require_pg in *",$major,"*) missing="$missing PostgreSQL-$major" ;; *) notice "tests with PostgreSQL $major will be skipped" ;; esac
     done
-    if [ ! -x "$deps/barman/bin/barman" ]; then
+    if [ ! -x "$deps/barman/bin/barman" ] || ! command -v rsync >/dev/null; then
         if [ -n "$require_barman" ]; then missing="$missing Barman"; else notice "tests with Barman will be skipped"; fi
     fi
     [ -z "$missing" ] || die "required, but could not be installed:$missing"
@@ -209,6 +209,8 @@ main() {
     if ! complete; then
         command -v python3 >/dev/null 2>&1 || apt_install python3
         command -v openssl >/dev/null 2>&1 || apt_install openssl
+        # Barman restores with it; barkeep never calls it.
+        command -v rsync >/dev/null 2>&1 || apt_install rsync
         make_venv
         [ -x "$deps/sshd/usr/sbin/sshd" ] || [ -x /usr/sbin/sshd ] || install_sshd &
         [ -x "$deps/barman/bin/barman" ] || [ ! -x "$deps/barman/bin/pip" ] || install_barman &

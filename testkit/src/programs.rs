@@ -49,11 +49,13 @@ pub fn client_tool(name: &str, major: u32) -> Option<PathBuf> {
         .find(|path| path.exists() && !is_dispatcher(path))
 }
 
-/// The directory with Barman's commands.
+/// The directory with Barman's commands. Barman restores by `rsync`: without that it counts as absent.
 #[must_use]
 pub fn barman_bin_dir() -> Option<PathBuf> {
     let dir = deps_dir().join("barman/bin");
-    dir.join("barman").exists().then_some(dir)
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let has_rsync = std::env::split_paths(&path).any(|dir| dir.join("rsync").exists());
+    (has_rsync && dir.join("barman").exists()).then_some(dir)
 }
 
 /// The OpenSSH server's program.

@@ -138,7 +138,8 @@ pub const SERVER_KEYS: &[Key] = &[
     key("parallel_jobs", GSM, Kind::Natural, "1", PENDING),
     key("parallel_jobs_start_batch_period", GSM, Kind::Natural, "1", PENDING),
     key("parallel_jobs_start_batch_size", GSM, Kind::Natural, "10", PENDING),
-    key("path_prefix", GSM, Kind::Text, "", PENDING),
+    // Nothing to act on: no external program is run.
+    key("path_prefix", GSM, Kind::Text, "", ACTED),
     key("post_archive_retry_script", GS, Kind::Text, "", PENDING),
     key("post_archive_script", GS, Kind::Text, "", PENDING),
     key("post_backup_retry_script", GS, Kind::Text, "", PENDING),
