@@ -94,6 +94,21 @@ struct Pending {
     crc: u32,
 }
 
+/// A record that has begun but not ended, to go on with it in another decoder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenRecord {
+    /// Where it starts.
+    pub lsn: Lsn,
+    /// Its length in bytes; 0 if not even that is known yet.
+    pub total: u32,
+    /// How many of its bytes have been read.
+    pub got: u32,
+    /// The checksum of those beyond its fixed header.
+    pub crc: u32,
+    /// What is kept of them.
+    pub bytes: Vec<u8>,
+}
+
 /// What a step of the decoder gave.
 enum Step<'i> {
     /// The input is used up.
@@ -189,6 +204,36 @@ impl Decoder {
             Phase::Inside(pending) => Some((Lsn::from_u64(pending.start), pending.total, pending.got)),
             _ => None,
         }
+    }
+
+    /// The record that has begun but not ended, with what is kept of it.
+    pub fn open_record(&self) -> Option<OpenRecord> {
+        let Phase::Inside(pending) = self.phase else { return None };
+        Some(OpenRecord {
+            lsn: Lsn::from_u64(pending.start),
+            total: pending.total,
+            got: pending.got,
+            crc: pending.crc,
+            bytes: self.assembly.clone(),
+        })
+    }
+
+    /// Goes on where another decoder stopped, at the boundary where this one starts: its last whole record, the timeline of
+    /// its last page, the record it was in the middle of. The same [`Keep`] has to be set.
+    ///
+    /// What doesn't fit together shows as a fault of the record.
+    pub fn resume(mut self, last_record: Lsn, timeline: TimelineId, open: Option<OpenRecord>) -> Self {
+        self.prev = Some(last_record);
+        self.timeline = timeline.as_u32();
+        self.phase = Phase::Between;
+        if let Some(open) = open {
+            let header = RecordHeader::read(&open.bytes);
+            let limit = header.map_or(0, |header| self.keep.limit(&header));
+            let OpenRecord { lsn, total, got, crc, bytes } = open;
+            self.phase = Phase::Inside(Pending { start: lsn.as_u64(), total, got, header, limit, crc });
+            self.assembly = bytes;
+        }
+        self
     }
 
     /// Whether it is still skipping the rest of a record that began before the start.

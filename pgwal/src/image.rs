@@ -154,7 +154,9 @@ mod tests {
         let mut longer = vec![0; expected.len() + 1];
         assert_eq!(decompress(method, input, &mut longer), Err(ImageError::Damaged(method)));
         let mut shorter = vec![0; expected.len() - 1];
-        assert!(decompress(method, input, &mut shorter).is_err());
+        // PostgreSQL cuts a match at the page's end.
+        let cut = method == ImageCompression::Pglz;
+        assert_eq!(decompress(method, input, &mut shorter).is_ok(), cut);
     }
 
     #[test]

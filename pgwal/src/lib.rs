@@ -6,6 +6,7 @@ pub mod decoder;
 pub mod fault;
 pub mod history;
 pub mod image;
+pub mod index;
 pub mod label;
 pub mod lsn;
 pub mod page;
@@ -27,7 +28,7 @@ pub mod waldump;
 #[cfg(feature = "wire")]
 pub mod wire;
 
-pub use decoder::{Decoder, Keep};
+pub use decoder::{Decoder, Keep, OpenRecord};
 pub use fault::{Fault, FaultKind};
 pub use history::History;
 pub use label::BackupLabel;

@@ -19,6 +19,7 @@ mod sql;
 mod tls;
 #[cfg(feature = "sql")]
 mod wal_stream;
+mod index;
 mod verify;
 mod waldump;
 mod workload;
