@@ -22,6 +22,6 @@ pub use backup_info::{BackupInfo, BackupType, Tablespace};
 pub use id::BackupId;
 pub use identity::Identity;
 pub use layout::Layout;
-pub use lock::{ServerLock, Task};
+pub use lock::{LockError, ServerLock, Task};
 pub use state::Status;
 pub use store::{Backups, Catalog, CatalogError, Keep};

@@ -152,8 +152,10 @@ fn removable_wal(server: &ServerContext, begin: Option<Origin>) -> Result<Vec<Wa
         claims.push(Claim::onwards(None, origin.timeline, origin.begin, origin.begin));
     }
     let Some(size) = size else { return Ok(Vec::new()) };
-    let archived = xlogdb::archived_files(&server.layout())?;
-    let files: Vec<WalFile> = archived.into_iter().map(|(file, _)| file).collect();
+    // What the list names and the archive has lost goes from the list too.
+    let listed = xlogdb::read(&server.layout())?.entries.into_iter().map(|entry| entry.file);
+    let archived = xlogdb::archived_files(&server.layout())?.into_iter().map(|(file, _)| file);
+    let files: Vec<WalFile> = listed.chain(archived).collect::<BTreeSet<_>>().into_iter().collect();
     let timelines =
         files.iter().filter(|file| matches!(file, WalFile::History(_))).map(|file| file.timeline());
     let mut histories = Vec::new();
@@ -164,7 +166,9 @@ fn removable_wal(server: &ServerContext, begin: Option<Origin>) -> Result<Vec<Wa
             Err(error) => server.output.warning(chain(&error)),
         }
     }
-    Ok(plan(&claims, &histories, &files, size).removable().collect())
+    let mut removable: Vec<WalFile> = plan(&claims, &histories, &files, size).removable().collect();
+    removable.sort_by_cached_key(WalFile::to_string);
+    Ok(removable)
 }
 
 /// Whether a fault is about this backup's record.

@@ -3,12 +3,20 @@
 // Helpers of tests may panic as tests do; clippy's own exemption ends at functions marked as tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod archive_wal;
 mod backup;
 mod barman_interop;
 mod command_line;
 mod configuration;
+mod cron;
+mod delete;
+mod get_wal;
+mod health;
+mod inspection;
 mod pitr;
 mod receive_wal;
+mod restore;
 mod restore_scene;
+mod stored;
 mod support;
 mod switch_wal;
