@@ -11,9 +11,10 @@ mod supply;
 mod watch;
 
 use std::num::NonZeroUsize;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use barkeep_catalog::{BackupInfo, backup_info};
+use barkeep_catalog::lock::SharedLock;
+use barkeep_catalog::{BackupId, BackupInfo, LockError, ServerLock, Task, backup_info};
 use jiff::Zoned;
 use pgbase::restore::{
     ExecuteOptions, PlanError, RestoreError, RestorePlan, RestoreRequest, WalSupply, look_at, owner_for,
@@ -30,6 +31,8 @@ use options::Target;
 const RECOVER_INFO: &str = ".barman-recover.info";
 /// Where recovery settings go unless the user says otherwise.
 const SETTINGS_FILE: &str = "postgresql.auto.conf";
+/// How long to wait for a process that changes the backup.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Most files copied at a time unless the user says otherwise: more only make a disk seek.
 const JOBS_MAX: usize = 8;
 
@@ -42,7 +45,7 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
     let output = server.output.clone();
     options::refuse_unavailable(args)?;
     let target = options::target(args, &output)?;
-    let (info, plan) = plan(context, &server, args, &target)?;
+    let (info, plan, _lock) = plan(context, &server, args, &target)?;
 
     output.info(format!(
         "Starting local restore for server {} using backup {}",
@@ -83,7 +86,7 @@ fn plan(
     server: &ServerContext,
     args: &RestoreArgs,
     target: &Target,
-) -> Result<(BackupInfo, RestorePlan), CommandError> {
+) -> Result<(BackupInfo, RestorePlan, Option<SharedLock>), CommandError> {
     let catalog = server.catalog();
     let layout = catalog.layout();
     let destination = options::destination(args)?;
@@ -103,6 +106,7 @@ fn plan(
     };
     // Chosen before anything is archived: a wrong name should not cost the time.
     let info = choose::choose(&catalog, &args.backup, &target.recovery, &supply::histories(layout)?)?;
+    let lock = keep_from_deletion(server, info.id)?;
     let request = |available_wal, histories, archived_until| -> Result<RestoreRequest, CommandError> {
         Ok(RestoreRequest {
             backup: choose::facts(&catalog, &info)?,
@@ -132,7 +136,26 @@ fn plan(
     let until = supply::archived_until(&available);
     let request = request(available, supply::histories(layout)?, until)?;
     let plan = plan_restore(request, &look_at).map_err(|error| impossible(&error, server))?;
-    Ok((info, plan))
+    Ok((info, plan, lock))
+}
+
+/// Holds the backup's lock together with other restores, so that it is not deleted meanwhile. Where no lock can be had,
+/// as in a home that may only be read, the restore goes on without.
+fn keep_from_deletion(server: &ServerContext, id: BackupId) -> Result<Option<SharedLock>, CommandError> {
+    let (layout, task) = (server.layout(), Task::OneBackup(id));
+    // There is nothing to share before the file exists.
+    drop(ServerLock::try_acquire(&layout, task));
+    match SharedLock::acquire_within(&layout, task, LOCK_PATIENCE) {
+        Ok(lock) => Ok(lock),
+        Err(error @ LockError::Held { .. }) => {
+            Err(CommandError::because(format!("Backup {id} is being changed or deleted"), &error)
+                .hint("try again, or choose another backup"))
+        }
+        Err(error) => {
+            server.output.debug(format!("Backup {id} is restored without its lock: {error}"));
+            Ok(None)
+        }
+    }
 }
 
 /// WAL that was received but not archived yet may be just what the target needs. A restore does not fail because of

@@ -3,7 +3,7 @@
 
 use testkit::{Cluster, ClusterBuilder};
 
-use crate::restore_scene::{Scene, beside, state};
+use crate::restore_scene::{Scene, beside, state, timeline};
 
 /// A moment to go back to, and what must be found there.
 struct Target {
@@ -124,7 +124,7 @@ fn every_target_is_reached(builder: ClusterBuilder) {
         let restored = scene.recover("restored", &options);
         assert_eq!(state(&restored), target.expected, "{}: {:?}", target.name, target.options);
         // A new timeline: what it writes can't be taken for the original's WAL.
-        assert_eq!(restored.value("select timeline_id from pg_control_checkpoint()"), "2", "{}", target.name);
+        assert_eq!(timeline(&restored), 2, "{}", target.name);
         drop(restored);
         scene.remove("restored");
     }
@@ -208,12 +208,11 @@ fn timelines_are_followed_as_told() {
         (scene.cluster.value("select count(*) from pg_stat_replication") == "1").then_some(())
     });
     scene.archive();
-    for (timeline, expected) in
-        [("1", &first), ("current", &first), ("0x00000002", &second), ("latest", &second)]
+    for (wish, expected) in [("1", &first), ("current", &first), ("0x00000002", &second), ("latest", &second)]
     {
-        let restored = scene.recover("restored", &["--target-tli", timeline]);
-        assert_eq!(&state(&restored), expected, "{timeline}");
-        assert_eq!(restored.value("select timeline_id from pg_control_checkpoint()"), "3", "{timeline}");
+        let restored = scene.recover("restored", &["--target-tli", wish]);
+        assert_eq!(&state(&restored), expected, "{wish}");
+        assert_eq!(timeline(&restored), 3, "{wish}");
         drop(restored);
         scene.remove("restored");
     }

@@ -41,6 +41,12 @@ pub(crate) fn state(cluster: &Cluster) -> String {
     format!("log {log}; victim {}; late {}; bulk {}", count("victim"), count("late"), count("bulk"))
 }
 
+/// The timeline that a cluster writes on.
+pub(crate) fn timeline(cluster: &Cluster) -> u32 {
+    let segment = cluster.value("select pg_walfile_name(pg_current_wal_insert_lsn())");
+    u32::from_str_radix(&segment[..8], 16).unwrap()
+}
+
 /// Settings that leave the WAL to the test: nothing else writes at a bad moment.
 fn quiet(builder: ClusterBuilder) -> ClusterBuilder {
     builder

@@ -44,6 +44,12 @@ pub fn plan_restore(
     let mode = recovery_mode(&request, resolved.history.timeline());
     let (wal, wal_place, settings) = match &request.wal {
         WalSupply::Fetch { restore_command } => {
+            // What is missing now may be there when the server asks.
+            if let Err(error) = needed_wal(&request, &resolved.history, true, &mut warnings)
+                && let PlanError::MissingWal { missing, last, .. } = error
+            {
+                warnings.push(PlanWarning::MissingWal { missing, last });
+            }
             let settings = RecoverySettings {
                 mode,
                 target: settings_target,
@@ -372,6 +378,7 @@ mod tests {
         fetched.available_wal.clear();
         let plan = plan(fetched).unwrap();
         assert!(plan.wal.is_empty());
+        assert!(matches!(plan.warnings[..], [PlanWarning::MissingWal { .. }]));
         assert_eq!(plan.settings.mode, RecoveryMode::Archive);
         assert_eq!(plan.settings.render(15).unwrap(), "restore_command = 'barkeep get-wal main %f > %p'\n");
     }

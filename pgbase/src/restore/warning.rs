@@ -14,6 +14,13 @@ pub enum PlanWarning {
         /// How many later segments are of no use.
         later: usize,
     },
+    /// WAL that the backup needs is not there yet, for a server that will fetch it.
+    MissingWal {
+        /// The first missing segment.
+        missing: SegmentName,
+        /// The last one needed.
+        last: SegmentName,
+    },
     /// The target position lies after the archived WAL.
     LsnBeyondArchive {
         /// The target.
@@ -48,6 +55,11 @@ impl fmt::Display for PlanWarning {
                 f,
                 "WAL segment {missing} is not in the archive: recovery will end before it, and {later} later \
                  segments were left out"
+            ),
+            PlanWarning::MissingWal { missing, last } => write!(
+                f,
+                "WAL segment {missing} is not in the archive yet: the restored server will not start before \
+                 everything up to {last} is"
             ),
             PlanWarning::LsnBeyondArchive { target, reach } => write!(
                 f,
