@@ -12,7 +12,6 @@ pub mod receive;
 mod socket;
 mod tls;
 mod wal;
-mod x509;
 
 pub use backup::BaseBackupStream;
 pub use connection::{Connection, Slot, SystemIdentity, TimelineHistory};

@@ -166,6 +166,82 @@ async fn a_trusted_certificate_is_trusted_for_its_term_only() {
 }
 
 #[tokio::test]
+async fn a_certificate_of_version_1_from_the_manuals_recipe_works_in_every_mode() {
+    testkit::require_pg!(15);
+    let mut cluster = Cluster::builder(15).tls().start();
+    let dir = TestDir::new();
+    let (ca, ca_key) = self_signed(dir.path(), "root", "root", "");
+    let sign = format!("-CA {} -CAkey {} -CAcreateserial -days 30", ca.display(), ca_key.display());
+    for key in ["rsa:2048", "ec -pkeyopt ec_paramgen_curve:prime256v1"] {
+        openssl(
+            dir.path(),
+            &format!("req -new -nodes -newkey {key} -subj /CN=localhost -out v1.csr -keyout v1.key"),
+        );
+        // Without an extension file the certificate has no extensions, hence version 1.
+        openssl(dir.path(), &format!("x509 -req -in v1.csr {sign} -out v1.crt"));
+        present(&mut cluster, &(dir.join("v1.crt"), dir.join("v1.key")));
+        let root = format!("sslrootcert={}", ca.display());
+        for mode in [
+            "sslmode=require".to_owned(),
+            format!("sslmode=verify-ca {root}"),
+            format!("sslmode=verify-full {root}"),
+            format!("sslmode=verify-full ssl_max_protocol_version=TLSv1.2 {root}"),
+        ] {
+            assert!(connect(&local(&cluster, &mode)).await.unwrap().is_encrypted(), "{mode}");
+        }
+        let other_name = local(&cluster, &format!("sslmode=verify-full {root}")).replace("=localhost", "=db");
+        assert!(failure(&other_name).await.to_string().contains("not for this host"));
+        // Another authority of the same name has not signed it.
+        std::fs::create_dir_all(dir.join("other")).unwrap();
+        let (impostor, _) = self_signed(&dir.join("other"), "root", "root", "");
+        let error =
+            failure(&local(&cluster, &format!("sslmode=verify-ca sslrootcert={}", impostor.display()))).await;
+        assert!(error.to_string().contains("not signed by an authority"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_is_refused() {
+    testkit::require_pg!(15);
+    let cluster = Cluster::builder(15).tls().start();
+    let dir = TestDir::new();
+    let (ca, server) = (cluster.tls().ca_cert(), cluster.tls().server_cert());
+    let files =
+        format!("-config ca.conf -cert {} -keyfile {}", ca.display(), ca.with_extension("key").display());
+    std::fs::write(dir.join("index.txt"), "").unwrap();
+    std::fs::write(
+        dir.join("ca.conf"),
+        "[ca]\ndefault_ca=d\n[d]\ndatabase=index.txt\ndefault_md=sha256\ndefault_crl_days=30\n\
+         crlnumber=number\ncrl_extensions=e\n[e]\nauthorityKeyIdentifier=keyid:always\n",
+    )
+    .unwrap();
+    let with_list = local(
+        &cluster,
+        &format!("sslmode=verify-ca sslrootcert={} sslcrl={}", ca.display(), dir.join("list.crl").display()),
+    );
+    std::fs::write(dir.join("number"), "01\n").unwrap();
+    openssl(dir.path(), &format!("ca -gencrl {files} -out list.crl"));
+    connect(&with_list).await.unwrap();
+    openssl(dir.path(), &format!("ca -revoke {} {files}", server.display()));
+    openssl(dir.path(), &format!("ca -gencrl {files} -out list.crl"));
+    let error = failure(&with_list).await;
+    assert!(matches!(error, ConnectFailure::Tls(TlsError::Certificate(_))), "{error}");
+    assert!(error.to_string().to_lowercase().contains("revoked"), "{error}");
+}
+
+#[tokio::test]
+async fn the_machines_own_authorities_did_not_sign_it() {
+    testkit::require_pg!(15);
+    let cluster = Cluster::builder(15).tls().start();
+    let error = failure(&local(&cluster, "sslrootcert=system")).await;
+    // On a machine without any authorities there is nothing to verify it by.
+    assert!(
+        matches!(error, ConnectFailure::Tls(TlsError::Certificate(_) | TlsError::NoRootCertificates { .. })),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn scram_is_bound_to_the_channel_for_every_signature() {
     testkit::require_pg!(15);
     let mut cluster =

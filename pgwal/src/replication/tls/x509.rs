@@ -1,6 +1,4 @@
-//! What libpq looks up in a server's certificate: the names it is for, and its term.
-//!
-//! The signature is webpki's business; this reads certificates that passed it, or that the user trusts by name.
+//! What is looked up in a server's certificate: the names it is for, its term, and for old ones its signature.
 
 use std::net::IpAddr;
 
@@ -11,6 +9,7 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const OCTET_STRING: u8 = 0x04;
 const BOOLEAN: u8 = 0x01;
+const BIT_STRING: u8 = 0x03;
 /// `[0]` and `[3]` of a TBSCertificate: its version and its extensions.
 const VERSION: u8 = 0xA0;
 const EXTENSIONS: u8 = 0xA3;
@@ -19,16 +18,18 @@ const DNS_NAME: u8 = 0x82;
 const IP_ADDRESS: u8 = 0x87;
 /// 2.5.29.17.
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1D, 0x11];
+/// 2.5.29.19.
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1D, 0x13];
 /// 2.5.4.3.
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 
 /// Whether a certificate is for `host`, a name or an address, by the rules of libpq's `verify-full`:
 /// a subject alternative name, or the common name if there are none of the host's kind.
 pub(super) fn names_host(certificate: &[u8], host: &str) -> bool {
-    let Some(parts) = Parts::read(certificate) else { return false };
+    let Some(certificate) = Certificate::read(certificate) else { return false };
     let address: Option<IpAddr> = host.parse().ok();
     let mut any_name = false;
-    for (kind, name) in parts.alternative_names() {
+    for (kind, name) in certificate.alternative_names() {
         match kind {
             DNS_NAME => {
                 any_name = true;
@@ -50,38 +51,65 @@ pub(super) fn names_host(certificate: &[u8], host: &str) -> bool {
             _ => {}
         }
     }
-    !any_name && parts.common_name().is_some_and(|name| name_matches(name, host))
+    !any_name && certificate.common_name().is_some_and(|name| name_matches(name, host))
 }
 
 /// Whether a certificate's term includes a moment, in seconds since 1970; `None` if the term cannot be read.
 pub(super) fn is_valid_at(certificate: &[u8], now: u64) -> Option<bool> {
-    let parts = Parts::read(certificate)?;
-    let (not_before, rest) = time(parts.validity)?;
+    let (not_before, rest) = time(Certificate::read(certificate)?.validity)?;
     let (not_after, _) = time(rest)?;
     let now = i64::try_from(now).ok()?;
     Some((not_before..=not_after).contains(&now))
 }
 
-/// The parts of a TBSCertificate that are of use.
-struct Parts<'a> {
+/// A certificate's key, as its parts in DER.
+pub(super) struct PublicKey<'a> {
+    /// The contents of the key's AlgorithmIdentifier.
+    pub(super) algorithm: &'a [u8],
+    /// The key itself.
+    pub(super) bits: &'a [u8],
+}
+
+/// The parts of a certificate that are of use.
+pub(super) struct Certificate<'a> {
+    /// The TBSCertificate, whole: what the signature is for.
+    pub(super) signed: &'a [u8],
+    /// The contents of the signature's AlgorithmIdentifier.
+    pub(super) signature_algorithm: &'a [u8],
+    pub(super) signature: &'a [u8],
+    /// No extensions, and none to be expected.
+    pub(super) is_version_1: bool,
+    pub(super) issuer: &'a [u8],
+    pub(super) subject: &'a [u8],
+    pub(super) public_key: PublicKey<'a>,
     validity: &'a [u8],
-    subject: &'a [u8],
     extensions: &'a [u8],
 }
 
-impl<'a> Parts<'a> {
-    fn read(certificate: &'a [u8]) -> Option<Parts<'a>> {
+impl<'a> Certificate<'a> {
+    /// Takes a certificate apart; `None` if it is malformed.
+    pub(super) fn read(certificate: &'a [u8]) -> Option<Certificate<'a>> {
         let (body, _) = element(certificate, SEQUENCE)?;
-        let (mut rest, _) = element(body, SEQUENCE)?;
-        if let Some((_, after)) = element(rest, VERSION) {
-            rest = after;
-        }
+        let (mut rest, after_signed) = element(body, SEQUENCE)?;
+        let signed = body.get(..body.len().checked_sub(after_signed.len())?)?;
+        let (signature_algorithm, after) = element(after_signed, SEQUENCE)?;
+        let signature = bit_string(after)?;
+
+        let is_version_1 = match element(rest, VERSION) {
+            Some((_, after)) => {
+                rest = after;
+                false
+            }
+            None => true,
+        };
         let (_serial, _, rest) = any_element(rest)?;
         let (_algorithm, rest) = element(rest, SEQUENCE)?;
-        let (_issuer, rest) = element(rest, SEQUENCE)?;
+        let (issuer, rest) = element(rest, SEQUENCE)?;
         let (validity, rest) = element(rest, SEQUENCE)?;
         let (subject, rest) = element(rest, SEQUENCE)?;
-        let (_key, mut rest) = element(rest, SEQUENCE)?;
+        let (key, mut rest) = element(rest, SEQUENCE)?;
+        let (algorithm, after) = element(key, SEQUENCE)?;
+        let public_key = PublicKey { algorithm, bits: bit_string(after)? };
         let mut extensions = &[][..];
         while let Some((tag, contents, after)) = any_element(rest) {
             if tag == EXTENSIONS {
@@ -89,26 +117,51 @@ impl<'a> Parts<'a> {
             }
             rest = after;
         }
-        Some(Parts { validity, subject, extensions })
+        Some(Certificate {
+            signed,
+            signature_algorithm,
+            signature,
+            is_version_1,
+            issuer,
+            subject,
+            public_key,
+            validity,
+            extensions,
+        })
+    }
+
+    /// Whether it may sign others: it says so, or is too old to say anything and signed itself.
+    pub(super) fn is_authority(&self) -> bool {
+        if self.is_version_1 {
+            return self.subject == self.issuer;
+        }
+        let constraints = self.extension(BASIC_CONSTRAINTS).and_then(|value| element(value, SEQUENCE));
+        let is_authority = constraints.and_then(|(constraints, _)| element(constraints, BOOLEAN));
+        is_authority.is_some_and(|(value, _)| value == [0xFF])
+    }
+
+    /// The value of the first extension of this kind.
+    fn extension(&self, wanted: &[u8]) -> Option<&'a [u8]> {
+        let mut rest = self.extensions;
+        while let Some((extension, after)) = element(rest, SEQUENCE) {
+            rest = after;
+            let Some((identifier, value)) = element(extension, OBJECT_IDENTIFIER) else { continue };
+            if identifier == wanted {
+                let value = element(value, BOOLEAN).map_or(value, |(_critical, value)| value);
+                return element(value, OCTET_STRING).map(|(value, _)| value);
+            }
+        }
+        None
     }
 
     /// The kinds and values in the subject alternative name extension.
     fn alternative_names(&self) -> Vec<(u8, &'a [u8])> {
         let mut names = Vec::new();
-        let mut rest = self.extensions;
-        while let Some((extension, after)) = element(rest, SEQUENCE) {
-            rest = after;
-            let Some((identifier, value)) = element(extension, OBJECT_IDENTIFIER) else { continue };
-            if identifier != SUBJECT_ALT_NAME {
-                continue;
-            }
-            let value = element(value, BOOLEAN).map_or(value, |(_critical, value)| value);
-            let list = element(value, OCTET_STRING).and_then(|(value, _)| element(value, SEQUENCE));
-            let mut list = list.map_or(&[][..], |(list, _)| list);
-            while let Some((kind, name, after)) = any_element(list) {
-                names.push((kind, name));
-                list = after;
-            }
+        let list = self.extension(SUBJECT_ALT_NAME).and_then(|value| element(value, SEQUENCE));
+        let mut list = list.map_or(&[][..], |(list, _)| list);
+        while let Some((kind, name, after)) = any_element(list) {
+            names.push((kind, name));
+            list = after;
         }
         names
     }
@@ -129,6 +182,12 @@ impl<'a> Parts<'a> {
         }
         found
     }
+}
+
+/// A bit string of whole bytes.
+fn bit_string(bytes: &[u8]) -> Option<&[u8]> {
+    let (contents, _) = element(bytes, BIT_STRING)?;
+    contents.strip_prefix(&[0])
 }
 
 /// Compares without case; `*.` stands for exactly one label (`wildcard_certificate_match` in `fe-secure-common.c`).
