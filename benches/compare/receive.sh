@@ -40,7 +40,7 @@ PY
 one() { # tool, run
     local tool=$1 run=$2 dir slot=bench_$1
     drop_slot "$slot"
-    sql -c "drop table if exists loaded" -c "create table loaded (id bigint, filler text)" -c checkpoint -c "select pg_switch_wal()" >/dev/null
+    sql -c "set client_min_messages = warning" -c "drop table if exists loaded" -c "create table loaded (id bigint, filler text)" -c checkpoint -c "select pg_switch_wal()" >/dev/null
     sql -c "select pg_create_physical_replication_slot('$slot', true)" >/dev/null
     case $tool in
     pg_receivewal)
