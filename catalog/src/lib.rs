@@ -14,6 +14,7 @@ pub mod lock;
 pub mod names;
 pub mod state;
 pub mod store;
+mod sweep;
 mod time;
 pub mod wal;
 pub mod xlogdb;

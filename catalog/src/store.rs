@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use barkeep_transport::durable::{self, DurableError};
 use jiff::Zoned;
 
 use crate::backup_info::{self, BackupInfoError, FILE_BYTES_MAX, Unrepresentable};
-use crate::lock::{LockError, SharedLock};
+use crate::lock::LockError;
 use crate::names::{self, NameError};
-use crate::{BackupId, BackupInfo, Layout, ServerLock, Status, Task, xlogdb};
+use crate::{BackupId, BackupInfo, Layout, Status, xlogdb};
 
 /// Longest annotation accepted, in bytes; the known ones are words.
 const ANNOTATION_BYTES_MAX: u64 = 4096;
@@ -220,93 +219,6 @@ impl Catalog {
         Ok(backups)
     }
 
-    /// All backups as they are: those whose record says that they are being taken while nobody is at it any more are
-    /// shown as failed. Writes nothing; [`sweep`](Self::sweep) does.
-    ///
-    /// # Errors
-    /// As for [`backups`](Self::backups), and when a lock can't be asked.
-    pub fn current(&self) -> Result<Backups, CatalogError> {
-        let mut backups = self.backups()?;
-        for abandoned in self.abandoned(&backups)? {
-            backups.by_id.insert(abandoned.id, abandoned);
-        }
-        Ok(backups)
-    }
-
-    /// Records as failed the backups whose process is gone, under the server's backup lock. Which ones they were.
-    ///
-    /// # Errors
-    /// When the catalogue can't be read or written. A lock in other hands is not an error: whoever has it is at work,
-    /// and there will be a next time.
-    pub fn sweep(&self) -> Result<Vec<BackupId>, CatalogError> {
-        if self.abandoned(&self.backups()?)?.is_empty() {
-            return Ok(Vec::new());
-        }
-        let lock = match ServerLock::try_acquire(&self.layout, Task::Backup) {
-            Ok(lock) => lock,
-            Err(LockError::Held { .. }) => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
-        };
-        self.sweep_locked(&lock)
-    }
-
-    /// Like [`sweep`](Self::sweep), for who has the server's backup lock already, before it starts a backup of its own.
-    ///
-    /// # Errors
-    /// When the catalogue can't be read or written.
-    pub fn sweep_locked(&self, _backup_lock: &ServerLock) -> Result<Vec<BackupId>, CatalogError> {
-        let mut swept = Vec::new();
-        for mut info in self.backups()?.by_id.into_values() {
-            let unfinished = matches!(info.status, Status::Empty | Status::Started)
-                || (info.status == Status::Syncing && self.is_free(Task::SyncBackup(info.id))?);
-            if unfinished {
-                mark_abandoned(&mut info);
-                self.save(&info)?;
-                swept.push(info.id);
-            }
-        }
-        Ok(swept)
-    }
-
-    /// The backups that nobody is at work on though their records say so, as they should be recorded.
-    fn abandoned(&self, backups: &Backups) -> Result<Vec<BackupInfo>, CatalogError> {
-        let unfinished: Vec<&BackupInfo> =
-            backups.iter().filter(|backup| backup.status.is_unfinished()).collect();
-        let Some(newest) = unfinished.last().map(|backup| backup.id) else { return Ok(Vec::new()) };
-        let backup_free = self.is_free(Task::Backup)?;
-        let mut abandoned = Vec::new();
-        for backup in unfinished {
-            let gone = match backup.status {
-                Status::Syncing => self.is_free(Task::SyncBackup(backup.id))?,
-                // A server has one backup at a time: the lock's holder can only be at the newest.
-                _ => backup_free || backup.id != newest,
-            };
-            if !gone {
-                continue;
-            }
-            // It may have ended between the reading of its record and the asking for its lock. Its last record is
-            // written before the lock is let go, so what is read now is final.
-            match self.read(backup.id) {
-                Ok(mut info) if info.status.is_unfinished() => {
-                    mark_abandoned(&mut info);
-                    abandoned.push(info);
-                }
-                Ok(info) => abandoned.push(info),
-                Err(CatalogError::Unknown { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(abandoned)
-    }
-
-    fn is_free(&self, task: Task) -> Result<bool, CatalogError> {
-        match SharedLock::acquire_within(&self.layout, task, Duration::ZERO) {
-            Ok(_) => Ok(true),
-            Err(LockError::Held { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Reads one backup's record, from its old place when it is not in the new one.
     ///
     /// # Errors
@@ -431,11 +343,6 @@ impl Catalog {
     }
 }
 
-fn mark_abandoned(info: &mut BackupInfo) {
-    let action = if info.status == Status::Syncing { "copying the backup" } else { "taking the backup" };
-    info.set_failed(action, "its process ended without finishing it");
-}
-
 /// The names in a directory that are text; none when it does not exist.
 pub(crate) fn names_in(directory: &Path) -> Result<Vec<String>, CatalogError> {
     let failed = |source| CatalogError::Read { path: directory.to_owned(), source };
@@ -468,157 +375,4 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, C
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn home() -> (tempfile::TempDir, Catalog) {
-        let home = tempfile::tempdir().unwrap();
-        let catalog = Catalog::new(Layout::new("pg", &home.path().join("pg"), home.path()));
-        catalog.create_directories().unwrap();
-        (home, catalog)
-    }
-
-    fn noon() -> Zoned {
-        "2026-01-01T12:00:00+00:00[UTC]".parse().unwrap()
-    }
-
-    fn record(catalog: &Catalog, id: &str, status: Status) -> BackupInfo {
-        let info = BackupInfo { status, ..BackupInfo::new(id.parse().unwrap(), "pg") };
-        let text = backup_info::render(&info).unwrap();
-        fs::write(catalog.layout().backup_info(info.id), text).unwrap();
-        info
-    }
-
-    fn statuses(backups: &Backups) -> Vec<Status> {
-        backups.iter().map(|backup| backup.status).collect()
-    }
-
-    #[test]
-    fn two_backups_of_one_second_have_two_records() {
-        let (_home, catalog) = home();
-        fs::create_dir_all(catalog.layout().backup("20260101T120001".parse().unwrap())).unwrap();
-        let ids: Vec<String> =
-            (0..3).map(|_| catalog.start_backup(&noon()).unwrap().id.to_string()).collect();
-        assert_eq!(ids, ["20260101T120000", "20260101T120002", "20260101T120003"]);
-    }
-
-    #[test]
-    fn many_processes_starting_at_once_get_different_ids() {
-        let (_home, catalog) = home();
-        let mut ids: Vec<BackupId> = std::thread::scope(|scope| {
-            let all: Vec<_> =
-                (0..8).map(|_| scope.spawn(|| catalog.start_backup(&noon()).unwrap().id)).collect();
-            all.into_iter().map(|one| one.join().unwrap()).collect()
-        });
-        ids.sort_unstable();
-        ids.dedup();
-        assert_eq!(ids.len(), 8);
-    }
-
-    #[test]
-    fn records_move_only_forwards() {
-        let (_home, catalog) = home();
-        let mut info = catalog.start_backup(&noon()).unwrap();
-        info.status = Status::Done;
-        assert!(matches!(catalog.save(&info), Err(CatalogError::Transition { from: Status::Empty, .. })));
-        for status in [Status::Started, Status::WaitingForWals, Status::Done] {
-            info.status = status;
-            catalog.save(&info).unwrap();
-        }
-        assert_eq!(catalog.read(info.id).unwrap(), info);
-    }
-
-    #[test]
-    fn old_places_are_read_and_new_ones_win() {
-        let (_home, catalog) = home();
-        let id: BackupId = "20200101T000000".parse().unwrap();
-        fs::create_dir_all(catalog.layout().old_annotation(id, "keep").parent().unwrap()).unwrap();
-        fs::write(catalog.layout().old_backup_info(id), "status=DONE\nmode=rsync\n").unwrap();
-        fs::write(catalog.layout().old_annotation(id, "keep"), "full").unwrap();
-        assert_eq!(catalog.backups().unwrap().get(id).unwrap().mode.as_deref(), Some("rsync"));
-        assert_eq!(catalog.keep(id).unwrap(), Some(Keep::Full));
-        record(&catalog, id.as_str(), Status::Failed);
-        fs::write(catalog.layout().annotation(id, "keep"), "standalone").unwrap();
-        assert_eq!(statuses(&catalog.backups().unwrap()), [Status::Failed]);
-        assert_eq!(catalog.keep(id).unwrap(), Some(Keep::Standalone));
-    }
-
-    #[test]
-    fn one_damaged_record_does_not_hide_the_others() {
-        let (_home, catalog) = home();
-        record(&catalog, "20260101T000000", Status::Done);
-        fs::write(catalog.layout().backup_info("20260102T000000".parse().unwrap()), "status=WHAT\n").unwrap();
-        fs::write(catalog.layout().meta().join("notes-backup.info"), "not ours").unwrap();
-        let backups = catalog.backups().unwrap();
-        assert_eq!(statuses(&backups), [Status::Done]);
-        assert_eq!(backups.faults.len(), 1);
-        assert!(backups.faults[0].to_string().contains("20260102T000000-backup.info"));
-        let error = catalog.resolve(&backups, "20260102T000000").unwrap_err();
-        assert!(matches!(error, CatalogError::Damaged { .. }), "{error}");
-        let error = catalog.resolve(&backups, "20260103T000000").unwrap_err();
-        assert_eq!(error.to_string(), "Unknown backup '20260103T000000' for server 'pg'");
-    }
-
-    #[test]
-    fn a_killed_backup_is_shown_failed_and_swept_only_by_a_writer() {
-        let (_home, catalog) = home();
-        record(&catalog, "20260101T000000", Status::Done);
-        record(&catalog, "20260102T000000", Status::Empty);
-        record(&catalog, "20260103T000000", Status::Started);
-        record(&catalog, "20260104T000000", Status::Syncing);
-        let failed = [Status::Done, Status::Failed, Status::Failed, Status::Failed];
-        let current = catalog.current().unwrap();
-        assert_eq!(statuses(&current), failed);
-        let error = current.iter().nth(2).unwrap().error.clone().unwrap();
-        assert_eq!(error, "failure taking the backup (its process ended without finishing it)");
-        let recorded = [Status::Done, Status::Empty, Status::Started, Status::Syncing];
-        assert_eq!(statuses(&catalog.backups().unwrap()), recorded, "reading must not write");
-        assert!(!catalog.layout().lock("backup").exists(), "reading must not write");
-        assert_eq!(catalog.sweep().unwrap().len(), 3);
-        assert_eq!(statuses(&catalog.backups().unwrap()), failed);
-        assert_eq!(catalog.sweep().unwrap(), []);
-    }
-
-    #[test]
-    fn a_running_backup_is_left_alone_but_not_the_dead_ones_before_it() {
-        let (_home, catalog) = home();
-        record(&catalog, "20260102T000000", Status::Started);
-        record(&catalog, "20260103T000000", Status::Started);
-        let lock = ServerLock::try_acquire(catalog.layout(), Task::Backup).unwrap();
-        assert_eq!(statuses(&catalog.current().unwrap()), [Status::Failed, Status::Started]);
-        assert_eq!(catalog.sweep().unwrap(), [], "the holder is at work");
-        drop(lock);
-        assert_eq!(statuses(&catalog.current().unwrap()), [Status::Failed, Status::Failed]);
-    }
-
-    #[test]
-    fn an_unreadable_keep_mark_is_an_error_and_not_a_no() {
-        let (_home, catalog) = home();
-        let id = record(&catalog, "20260101T000000", Status::Done).id;
-        assert_eq!(catalog.keep(id).unwrap(), None);
-        catalog.set_keep(id, Some(Keep::Standalone)).unwrap();
-        assert_eq!(fs::read_to_string(catalog.layout().annotation(id, "keep")).unwrap(), "standalone");
-        catalog.set_keep(id, None).unwrap();
-        assert_eq!(catalog.keep(id).unwrap(), None);
-        fs::write(catalog.layout().annotation(id, "keep"), "maybe").unwrap();
-        assert!(matches!(catalog.keep(id), Err(CatalogError::Annotation { .. })));
-    }
-
-    #[test]
-    fn descendants_come_children_first_and_loops_end() {
-        let mut backups = Backups::default();
-        let mut add = |id: &str, parent: Option<&str>| {
-            let id: BackupId = id.parse().unwrap();
-            let parent_backup_id = parent.map(|parent| parent.parse().unwrap());
-            backups.by_id.insert(id, BackupInfo { parent_backup_id, ..BackupInfo::new(id, "pg") });
-        };
-        let ids = ["20260101T000000", "20260102T000000", "20260103T000000", "20260104T000000"];
-        add(ids[0], Some(ids[2]));
-        add(ids[1], Some(ids[0]));
-        add(ids[2], Some(ids[1]));
-        add(ids[3], None);
-        let found = backups.descendants(ids[0].parse().unwrap());
-        assert_eq!(found, [ids[2].parse().unwrap(), ids[1].parse().unwrap()]);
-        assert_eq!(backups.descendants(ids[3].parse().unwrap()), []);
-    }
-}
+mod tests;
