@@ -1,7 +1,11 @@
 //! `archive-wal`, and whether Barman can read what it archives.
 
 use std::fs;
+use std::io::Read;
 use std::process::Command;
+
+use barkeep_catalog::wal;
+use pgwal::WalFile;
 
 use crate::stored::{archive, content, deliver, home, layout, listed, names, segment};
 
@@ -127,4 +131,76 @@ fn barman_reads_every_compression() {
         assert!(rebuilt.status.success(), "{rebuilt:?}");
         assert_eq!(fs::read_to_string(layout(&home).xlogdb()).unwrap(), before, "{compression}");
     }
+}
+
+#[test]
+fn killed_at_any_moment_it_loses_nothing() {
+    for (round, compression) in ["", "gzip", "zstd"].into_iter().cycle().take(12).enumerate() {
+        let home = home().with("main", "compression", compression);
+        let segments: Vec<_> = (1..=12).map(|number| segment(1, number)).collect();
+        segments.iter().for_each(|segment| drop(deliver(&home, *segment)));
+        let mut child = home.command().args(["-q", "archive-wal", "main"]).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(9 * u64::try_from(round).unwrap() + 2));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for segment in &segments {
+            let source = layout(&home).incoming.join(segment.to_string()).exists();
+            let is_listed = layout(&home).xlogdb().exists() && listed(&home).contains(&segment.to_string());
+            assert!(source || is_listed, "{segment} lost in round {round}");
+        }
+        home.run(["archive-wal", "main"]).success();
+        let names: Vec<String> = segments.iter().map(ToString::to_string).collect();
+        assert_eq!(archive(&home), names, "round {round}");
+        let mut list = listed(&home);
+        list.sort();
+        assert_eq!(list, names, "round {round}");
+        assert_eq!(crate::stored::names(home.join("main/incoming")), [""; 0]);
+        assert_eq!(crate::stored::names(home.join("main/errors")), [""; 0]);
+        for segment in &segments {
+            let open = wal::find(&layout(&home), WalFile::Segment(*segment), false).unwrap().unwrap();
+            let mut plain = Vec::new();
+            open.plain().unwrap().read_to_end(&mut plain).unwrap();
+            assert!(plain == content(*segment), "round {round}: {segment}");
+        }
+    }
+}
+
+#[test]
+fn barman_and_barkeep_keep_each_other_out() {
+    testkit::require_barman!();
+    let home = home();
+    deliver(&home, segment(1, 1));
+    let barman = testkit::programs::barman_bin_dir().unwrap();
+    let lock = barkeep_catalog::ServerLock::try_acquire(&layout(&home), barkeep_catalog::Task::ArchiveWal);
+    let output = Command::new(barman.join("barman"))
+        .arg("-c")
+        .arg(home.config())
+        .args(["archive-wal", "main"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains("Another archive-wal process is already running"), "{output:?}");
+    drop(lock);
+    assert!(archive(&home).is_empty());
+
+    // The other way round, by Barman's own class.
+    let hold = "import sys, barman.output\nfrom barman.lockfile import ServerWalArchiveLock\n\
+                with ServerWalArchiveLock(sys.argv[1], 'main'):\n    print('held', flush=True)\n    sys.stdin.read()\n";
+    let mut holder = Command::new(barman.join("python"))
+        .args(["-c", hold])
+        .arg(home.path())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.take().unwrap()), &mut line)
+        .unwrap();
+    assert_eq!(line, "held\n");
+    let run = home.run(["archive-wal", "main"]).success();
+    assert!(run.stdout.contains("already running on server main"), "{run:?}");
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    home.run(["archive-wal", "main"]).success();
+    assert_eq!(archive(&home), [segment(1, 1).to_string()]);
 }
