@@ -189,12 +189,31 @@ fn both_say_the_same_of_the_same_home() {
     testkit::require_barman!();
     let shared = Shared::new(15, "compression = gzip\nretention_policy = REDUNDANCY 2");
     shared.back_up_with_barkeep();
-    for arguments in [&["list-servers"][..], &["list-backups", "main"], &["show-backup", "main", "latest"]] {
+    let receiver = shared.receiver();
+    // At the very end of a segment, Barman names the one before as the current one.
+    shared.cluster.execute("insert into kept values (1002)");
+    for arguments in [
+        &["list-servers"][..],
+        &["list-servers", "--minimal"],
+        &["list-backups", "main"],
+        &["list-backups", "all"],
+        &["list-backups", "main", "--minimal"],
+        &["show-backup", "main", "latest"],
+        &["show-backup", "main", "oldest"],
+        &["status", "main"],
+    ] {
         let (theirs, ours) = (shared.barman.run_json(arguments), shared.barkeep_json(arguments));
         assert_eq!(differences("", &theirs, &ours), Vec::<String>::new(), "{arguments:?}");
         let (theirs, ours) = (shared.barman.run(arguments), shared.barkeep(arguments).stdout);
         assert_eq!(theirs, ours, "{arguments:?}");
     }
+    let (mut theirs, ours) =
+        (shared.barman.run_json(&["check", "main"]), shared.barkeep_json(&["check", "main"]));
+    // Barman looks for programs that barkeep has no need of.
+    let verdicts = theirs["main"].as_object_mut().unwrap();
+    verdicts.retain(|name, _| !name.starts_with("pg_basebackup") && !name.starts_with("pg_receivexlog"));
+    assert_eq!(differences("", &theirs, &ours), Vec::<String>::new());
+    drop(receiver);
 }
 
 #[test]
