@@ -8,6 +8,7 @@ pub mod command;
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod live;
 mod logging;
 pub mod output;
 mod privilege;
@@ -41,8 +42,14 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let output = Output::new(style(&global));
-    let result =
-        prepare(&global, &command, &output).and_then(|mut context| command::dispatch(&mut context, &command));
+    let result = match &command {
+        // Files can be looked into without a configuration.
+        Command::Wal(args) if args.command.source().server.is_none() => {
+            command::wal::run(&output, None, args)
+        }
+        _ => prepare(&global, &command, &output)
+            .and_then(|mut context| command::dispatch(&mut context, &command)),
+    };
     let code = match result {
         Ok(()) if output.failed() => exit::FAILED,
         Ok(()) => exit::OK,
@@ -53,7 +60,10 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
             error.exit_code()
         }
     };
-    output.finish();
+    // What looks into WAL prints JSON lines of its own.
+    if !matches!(command, Command::Wal(_)) || output.failed() {
+        output.finish();
+    }
     ExitCode::from(code)
 }
 

@@ -75,13 +75,15 @@ pub struct BackupArgs {
 }
 
 /// `--reuse-backup`.
+/// Copied, or linked, from the previous backup where unchanged; or all from the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(
+    missing_docs,
+    reason = "the names are the documentation, and comments would become a second, longer help"
+)]
 pub enum ReuseBackup {
-    /// Copy unchanged files from the previous backup.
     Copy,
-    /// Link unchanged files to the previous backup.
     Link,
-    /// Copy everything from the server.
     Off,
 }
 

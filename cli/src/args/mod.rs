@@ -6,6 +6,7 @@ mod backup;
 mod legacy;
 mod restore;
 mod values;
+mod wal;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 
 pub use backup::{BackupArgs, ReuseBackup};
 pub use restore::{RestoreArgs, TablespaceMapping};
+pub use wal::{DumpArgs, FilterArgs, StatsArgs, VerifyArgs, WalArgs, WalCommand, WalSource};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -37,6 +39,7 @@ pub struct Cli {
 
 /// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct GlobalArgs {
     /// Read this configuration file [default: ~/.barman.conf, /etc/barman.conf, /etc/barman/barman.conf]
     #[arg(
@@ -70,11 +73,13 @@ pub struct GlobalArgs {
 
 /// `--format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[allow(
+    missing_docs,
+    reason = "the names are the documentation, and comments would become a second, longer help"
+)]
 pub enum OutputFormat {
-    /// Text.
     #[default]
     Console,
-    /// One JSON object.
     Json,
 }
 
@@ -92,13 +97,12 @@ pub enum LogLevel {
 }
 
 /// `--color`.
+/// `Auto` colours when both standard output and standard error are terminals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[allow(missing_docs, reason = "as for the output format")]
 pub enum ColorWhen {
-    /// Always.
     Always,
-    /// Never.
     Never,
-    /// When both standard output and standard error are terminals.
     #[default]
     Auto,
 }
@@ -140,6 +144,8 @@ pub enum Command {
     /// Make servers begin a new WAL file
     #[command(alias = "switch-xlog")]
     SwitchWal(SwitchWalArgs),
+    /// Look into WAL: verify, count, print, find
+    Wal(Box<WalArgs>),
 }
 
 /// One server.

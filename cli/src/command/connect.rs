@@ -9,7 +9,7 @@ use crate::error::CommandError;
 ///
 /// # Errors
 /// When neither is set, or the one that counts can't be read.
-pub(super) fn wal_streaming(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
+pub(crate) fn wal_streaming(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
     let config = &server.config;
     match config.wal_streaming_conninfo() {
         Some(text) => parse(context, server, "wal_streaming_conninfo", text),
@@ -25,7 +25,7 @@ pub(super) fn wal_streaming(context: &Context, server: &ServerContext) -> Result
 ///
 /// # Errors
 /// When neither is set, or the one that counts can't be read.
-pub(super) fn wal_sql(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
+pub(crate) fn wal_sql(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
     match server.config.wal_conninfo() {
         Some(text) => parse(context, server, "wal_conninfo", text),
         None => sql(context, server),
@@ -36,7 +36,7 @@ pub(super) fn wal_sql(context: &Context, server: &ServerContext) -> Result<ConnI
 ///
 /// # Errors
 /// When it is not set, or can't be read.
-pub(super) fn sql(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
+pub(crate) fn sql(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
     let text = server.config.conninfo().ok_or_else(|| missing(server, "conninfo"))?;
     parse(context, server, "conninfo", text)
 }
@@ -45,7 +45,7 @@ pub(super) fn sql(context: &Context, server: &ServerContext) -> Result<ConnInfo,
 ///
 /// # Errors
 /// When neither it nor `conninfo` is set, or it can't be read.
-pub(super) fn backup_streaming(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
+pub(crate) fn backup_streaming(context: &Context, server: &ServerContext) -> Result<ConnInfo, CommandError> {
     let text = server.config.streaming_conninfo().ok_or_else(|| missing(server, "streaming_conninfo"))?;
     parse(context, server, "streaming_conninfo", text)
 }
@@ -54,7 +54,7 @@ pub(super) fn backup_streaming(context: &Context, server: &ServerContext) -> Res
 ///
 /// # Errors
 /// When it can't be read.
-pub(super) fn primary(context: &Context, server: &ServerContext) -> Result<Option<ConnInfo>, CommandError> {
+pub(crate) fn primary(context: &Context, server: &ServerContext) -> Result<Option<ConnInfo>, CommandError> {
     let text = server.config.text("primary_conninfo");
     text.map(|text| parse(context, server, "primary_conninfo", text)).transpose()
 }

@@ -9,7 +9,8 @@ use crate::error::CommandError;
 
 pub mod archive_wal;
 pub mod backup;
-mod connect;
+pub mod check;
+pub(crate) mod connect;
 pub mod cron;
 pub mod delete;
 mod deletion;
@@ -19,8 +20,11 @@ pub mod list_servers;
 pub mod receive_wal;
 pub mod restore;
 pub mod show_backup;
+pub mod show_servers;
 mod shown;
+pub mod status;
 pub mod switch_wal;
+pub mod wal;
 
 /// Runs a command.
 ///
@@ -31,7 +35,7 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::ListServers(args) => list_servers::run(context, args),
         Command::ArchiveWal(args) => archive_wal::run(context, args),
         Command::Backup(args) => backup::run(context, args),
-        Command::Check(_) => unavailable("check"),
+        Command::Check(args) => check::run(context, args),
         Command::Cron(args) => cron::run(context, args),
         Command::Delete(args) => delete::run(context, args),
         Command::GetWal(args) => get_wal::run(context, args),
@@ -39,12 +43,9 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::ReceiveWal(args) => receive_wal::run(context, args),
         Command::Restore(args) => restore::run(context, args),
         Command::ShowBackup(args) => show_backup::run(context, args),
-        Command::ShowServers(_) => unavailable("show-servers"),
-        Command::Status(_) => unavailable("status"),
+        Command::ShowServers(args) => show_servers::run(context, args),
+        Command::Status(args) => status::run(context, args),
         Command::SwitchWal(args) => switch_wal::run(context, args),
+        Command::Wal(args) => wal::run(&context.output().clone(), Some(context), args),
     }
-}
-
-fn unavailable(name: &str) -> Result<(), CommandError> {
-    Err(CommandError::new(format!("{name} is not available in this version of barkeep")))
 }

@@ -2,6 +2,23 @@
 
 use jiff::Zoned;
 
+use crate::config::ServerConfig;
+
+/// The line above what is told about a server.
+pub(super) fn heading(config: &ServerConfig) -> String {
+    let state = match (config.active(), config.disabled()) {
+        (false, _) => " (inactive)",
+        (true, true) => " (WARNING: disabled)",
+        (true, false) => "",
+    };
+    format!("Server {}{state}:\n", config.name())
+}
+
+/// Python's text of a truth.
+pub(super) const fn on_off(on: bool) -> &'static str {
+    if on { "True" } else { "False" }
+}
+
 /// C's `ctime`: `Sun Nov  1 10:15:58 2026`, on the clock of the moment's own offset.
 pub(super) fn ctime(moment: &Zoned) -> String {
     moment.strftime("%a %b %e %H:%M:%S %Y").to_string()

@@ -264,7 +264,7 @@ impl Loader {
         };
         match key.kind.parse(&text) {
             Ok(value) => {
-                if key.support == Support::Pending && text != key.default {
+                if key.support == Support::Pending && !is_default(key, &text, &value) {
                     self.pending.insert(key.name);
                 }
                 // Words are compared by their canonical form.
@@ -325,6 +325,13 @@ impl Loader {
         faults.extend(same_directories(server));
         server.faults.extend(faults);
     }
+}
+
+/// Whether a value says no more than the default does: `off` and `none` are what keys without a default mean too.
+fn is_default(key: &Key, text: &str, value: &Value) -> bool {
+    let default = key.kind.parse(key.default);
+    matches!(text.to_lowercase().as_str(), "off" | "none" if key.default.is_empty())
+        || default.is_ok_and(|default| default == *value)
 }
 
 /// Defaults that are other keys' values.

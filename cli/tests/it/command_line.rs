@@ -3,6 +3,8 @@
 use std::io::Read as _;
 use std::process::{Command, Stdio};
 
+use clap::CommandFactory as _;
+
 use crate::support::{Home, Run, barkeep};
 
 fn bare(arguments: &[&str]) -> Run {
@@ -82,4 +84,31 @@ fn a_closed_pipe_is_no_panic() {
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert!(child.wait().unwrap().success());
     assert!(!stderr.contains("panic"), "{stderr}");
+}
+
+/// The help of every command, as it was last agreed on. After a change that is meant, run with `UPDATE_SNAPSHOTS=1` and
+/// look at the difference.
+#[test]
+fn the_help_is_as_agreed() {
+    let mut text = String::new();
+    let mut tell = |words: &[&str]| {
+        let mut command = Command::new(barkeep());
+        let run =
+            Run::of(command.args(words).arg("--help").env_remove("BARMAN_CONFIG_FILE").env_remove("COLUMNS"));
+        text.push_str(&format!("$ barkeep {} --help\n{}\n", words.join(" "), run.success().stdout));
+    };
+    tell(&[]);
+    let cli = barkeep::args::Cli::command();
+    for command in cli.get_subcommands() {
+        tell(&[command.get_name()]);
+        for inner in command.get_subcommands() {
+            tell(&[command.get_name(), inner.get_name()]);
+        }
+    }
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/help.txt");
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let agreed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(agreed == text, "the help differs from {}:\n{text}", path.display());
 }

@@ -19,7 +19,7 @@ fn servers_come_from_the_main_file_and_the_includes() {
     std::fs::write(home.join(".barman.auto.conf"), "[other]\nconninfo = host=y\ndescription = Changed\n")
         .unwrap();
     let run = home.run(["list-servers"]).success();
-    assert_eq!(run.stdout, "main - From the main file\nother (inactive) - Changed\n");
+    assert_eq!(run.stdout, "main - From the main file\nother - Changed (inactive)\n");
     let json = home.run(["-f", "json", "list-servers"]).success().json();
     assert_eq!(json["main"]["description"], "From the main file");
     assert_eq!(home.run(["list-servers", "--minimal"]).success().stdout, "main\nother\n");
@@ -32,13 +32,13 @@ fn what_is_not_heeded_is_told_once() {
         .with("main", "bogus", "1")
         .with("main", "check_timeout", "soon")
         .with("main", "parallel_jobs", "4")
-        .with("main", "path_prefix", "/usr/lib/postgresql/15/bin");
+        .with("main", "ssh_command", "ssh postgres@pg");
     let run = home.run(["list-servers"]).success();
     let told: Vec<&str> = run.stderr.lines().collect();
     assert_eq!(told.len(), 3, "{run:#?}");
     assert_eq!(told[0], "WARNING: Invalid configuration option \"bogus\" in [main] section.");
     assert!(told[1].contains("'soon' for key check_timeout in [main]"), "{run:#?}");
-    assert!(told[2].ends_with("parallel_jobs, path_prefix"), "{run:#?}");
+    assert!(told[2].ends_with("parallel_jobs, ssh_command"), "{run:#?}");
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn a_contradiction_disables_the_server_alone() {
     let home =
         Home::new().server("bad", "host=x").with("bad", "reuse_backup", "link").server("good", "host=y");
     let run = home.run(["list-servers"]).success();
-    assert!(run.stdout.starts_with("bad (WARNING: disabled)"), "{run:#?}");
+    assert!(run.stdout.starts_with("bad - The bad server (WARNING: disabled)\n"), "{run:#?}");
     assert!(run.stdout.contains("\ngood - "), "{run:#?}");
 }
 

@@ -20,3 +20,4 @@ mod restore_scene;
 mod stored;
 mod support;
 mod switch_wal;
+mod wal;

@@ -126,7 +126,7 @@ impl Run {
     /// This exit code, or the test ends here with all that was said.
     #[track_caller]
     pub(crate) fn exits_with(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{self:#?}");
+        assert_eq!(self.code, Some(code), "{}\n{self:#?}", self.command);
         self
     }
 

@@ -1,0 +1,175 @@
+//! `wal`: looking into WAL.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use pgwal::rmgr::Rmgr;
+use pgwal::{Fork, Lsn, RelFile};
+
+/// `wal`.
+#[derive(Debug, Args)]
+pub struct WalArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: WalCommand,
+}
+
+/// What to do with WAL.
+#[derive(Debug, Subcommand)]
+pub enum WalCommand {
+    /// Check that WAL is sound, from the first byte to the last
+    Verify(VerifyArgs),
+    /// Count records and bytes, by resource manager, operation or relation
+    Stats(StatsArgs),
+    /// Print records, as pg_waldump does
+    Dump(DumpArgs),
+    /// List commits and aborts with their times
+    Commits(WalSource),
+    /// Find what destroyed data: dropped and truncated relations, dropped databases
+    Find(WalSource),
+}
+
+/// Which WAL.
+#[derive(Debug, Args)]
+pub struct WalSource {
+    /// WAL files (plain or compressed), directories of them, or - for standard input
+    #[arg(value_name = "PATH", required_unless_present = "server")]
+    pub paths: Vec<PathBuf>,
+    /// The WAL archive of this server
+    #[arg(short, long, value_name = "SERVER")]
+    pub server: Option<String>,
+    /// Start here: a position (1/2345678)
+    #[arg(long, value_name = "LSN")]
+    pub from: Option<Lsn>,
+    /// Stop here: a position
+    #[arg(long, value_name = "LSN")]
+    pub to: Option<Lsn>,
+}
+
+/// `wal verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Which WAL.
+    #[command(flatten)]
+    pub source: WalSource,
+    /// The WAL may end inside the last segment, as in a running server's pg_wal (always so for .partial files)
+    #[arg(long)]
+    pub may_end: bool,
+    /// Use this many threads [default: one per processor]
+    #[arg(short = 'j', long, value_name = "COUNT", value_parser = super::values::positive)]
+    pub jobs: Option<u32>,
+    /// The cluster's system identifier
+    #[arg(long, value_name = "ID")]
+    pub system_id: Option<u64>,
+}
+
+/// `wal stats`.
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Which WAL.
+    #[command(flatten)]
+    pub source: WalSource,
+    /// Which records.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Count by operation rather than by resource manager
+    #[arg(long, conflicts_with = "by_relation")]
+    pub by_record: bool,
+    /// Count by relation file
+    #[arg(long)]
+    pub by_relation: bool,
+}
+
+/// `wal dump`.
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    /// Which WAL.
+    #[command(flatten)]
+    pub source: WalSource,
+    /// Which records.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Print blocks in a line each, with details of their images
+    #[arg(short, long)]
+    pub bkp_details: bool,
+    /// Stop after this many records
+    #[arg(short = 'n', long, value_name = "COUNT", value_parser = super::values::positive)]
+    pub limit: Option<u32>,
+}
+
+/// Which records.
+#[derive(Debug, Args)]
+pub struct FilterArgs {
+    /// Records of this resource manager (may be given several times)
+    #[arg(short, long, value_name = "NAME", value_parser = resource_manager)]
+    pub rmgr: Vec<Rmgr>,
+    /// Records that concern this relation file: TABLESPACE/DATABASE/NUMBER
+    #[arg(short = 'R', long, value_name = "T/D/R", value_parser = relation)]
+    pub relation: Option<RelFile>,
+    /// Records that concern this block
+    #[arg(short = 'B', long, value_name = "NUMBER")]
+    pub block: Option<u32>,
+    /// Records that concern this fork: main, fsm, vm, init
+    #[arg(short = 'F', long, value_name = "FORK", value_parser = fork)]
+    pub fork: Option<Fork>,
+    /// Records of this transaction
+    #[arg(short, long, value_name = "XID")]
+    pub xid: Option<u32>,
+    /// Records with a full-page image
+    #[arg(short = 'w', long)]
+    pub fullpage: bool,
+    /// Records after the first commit or abort at this moment or later (2024-05-01 10:00:00+00)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<jiff::Timestamp>,
+    /// Records before the first commit or abort later than this moment
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<jiff::Timestamp>,
+}
+
+impl WalCommand {
+    /// Which WAL it reads.
+    pub fn source(&self) -> &WalSource {
+        match self {
+            WalCommand::Verify(args) => &args.source,
+            WalCommand::Stats(args) => &args.source,
+            WalCommand::Dump(args) => &args.source,
+            WalCommand::Commits(source) | WalCommand::Find(source) => source,
+        }
+    }
+}
+
+fn resource_manager(text: &str) -> Result<Rmgr, String> {
+    Rmgr::from_name(text).ok_or_else(|| {
+        let names: Vec<&str> = Rmgr::built_in().map(Rmgr::name).collect();
+        format!("\"{text}\" is no resource manager: expected {} or custom###", names.join(", "))
+    })
+}
+
+fn relation(text: &str) -> Result<RelFile, String> {
+    let mut numbers = text.split('/').map(str::parse);
+    match (numbers.next(), numbers.next(), numbers.next(), numbers.next()) {
+        (Some(Ok(tablespace)), Some(Ok(database)), Some(Ok(number)), None) => {
+            Ok(RelFile { tablespace, database, number })
+        }
+        _ => Err(format!(
+            "\"{text}\" is no relation file: expected TABLESPACE/DATABASE/NUMBER, like 1663/5/16384"
+        )),
+    }
+}
+
+fn fork(text: &str) -> Result<Fork, String> {
+    Fork::from_name(text).ok_or_else(|| format!("\"{text}\" is no fork: expected main, fsm, vm or init"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relations_and_managers_by_name() {
+        assert_eq!(relation("1663/5/16384"), Ok(RelFile { tablespace: 1663, database: 5, number: 16384 }));
+        assert!(relation("1663/5").is_err() && relation("1/2/3/4").is_err() && relation("a/b/c").is_err());
+        assert_eq!(resource_manager("btree"), Ok(Rmgr::Btree));
+        assert!(resource_manager("nothing").is_err());
+    }
+}

@@ -1,0 +1,157 @@
+//! Checks of the catalogue: its directories, its backups, its policy, its configuration.
+
+use std::time::Duration;
+
+use barkeep_catalog::{Backups, Status, xlogdb};
+use jiff::Timestamp;
+
+use super::wal::is_segment;
+use super::{Line, Lines, Perf};
+use crate::archive_stats::{ArchiveStats, WalOfBackup};
+use crate::config::Interval;
+use crate::context::ServerContext;
+use crate::output::text::{duration, size_u64};
+use crate::verdicts;
+
+/// What the backup home holds. `Err` where it can't be read.
+pub(super) struct Home {
+    /// The backups, or why they can't be known.
+    pub(super) backups: Result<Backups, String>,
+    /// Whether the archive has no segment at all; `None` when it can't be read.
+    pub(super) archive_empty: Option<bool>,
+    /// Whether a backup waits for WAL.
+    pub(super) waiting: bool,
+    /// The WAL of the newest backup.
+    newest: WalOfBackup,
+    now: Timestamp,
+}
+
+impl Home {
+    pub(super) fn read(server: &ServerContext, now: Timestamp) -> Self {
+        let backups = server.catalog().current().map_err(|error| error.to_string());
+        let entries = xlogdb::read(&server.layout()).map(|list| list.entries);
+        let newest = match (&backups, &entries) {
+            (Ok(backups), Ok(entries)) => backups
+                .iter()
+                .rev()
+                .find(|backup| backup.status.is_usable())
+                .map(|backup| ArchiveStats::new(entries).among(backups, backup)),
+            _ => None,
+        };
+        let waiting = backups
+            .as_ref()
+            .is_ok_and(|backups| backups.iter().any(|backup| backup.status == Status::WaitingForWals));
+        Home {
+            waiting,
+            archive_empty: entries.ok().map(|entries| !entries.iter().any(|entry| is_segment(entry.file))),
+            newest: newest.unwrap_or_default(),
+            backups,
+            now,
+        }
+    }
+
+    /// How long ago the newest WAL of the newest backup was written.
+    fn wal_age(&self) -> Option<Duration> {
+        let written = self.newest.last_time?;
+        let now = self.now.as_microsecond() as f64 / 1e6;
+        Some(Duration::try_from_secs_f64(now - written).unwrap_or_default())
+    }
+}
+
+/// Whether the server's directories are there, or can be made.
+pub(super) fn directories(lines: &mut Lines, server: &ServerContext) {
+    if server.config.disabled() {
+        return;
+    }
+    match server.catalog().create_directories() {
+        Ok(()) => lines.ok("directories"),
+        Err(error) => lines.failed("directories", crate::error::chain(&error)),
+    }
+}
+
+/// Whether there are enough good backups, recent enough.
+pub(super) fn lines(lines: &mut Lines, server: &ServerContext, home: &Home, now: Timestamp) {
+    let config = &server.config;
+    match verdicts::policy(config) {
+        Ok(_) => lines.ok("retention policy settings"),
+        Err(error) => lines.failed("retention policy settings", error.to_string()),
+    }
+    let backups = match &home.backups {
+        Ok(backups) => backups,
+        Err(error) => return lines.failed("catalogue", error.clone()),
+    };
+    for fault in &backups.faults {
+        lines.failed("catalogue", fault.to_string());
+    }
+    let newest = backups.iter().rev().find(|backup| backup.status.is_usable());
+    let age = newest.and_then(|backup| backup.end_time.as_ref()).map(|end| age(end.timestamp(), now));
+    backup_age(lines, config.last_backup_maximum_age(), age);
+    let bytes = newest.and_then(|backup| backup.size).unwrap_or(0);
+    match config.last_backup_minimum_size() {
+        Some(minimum) if bytes < minimum => lines.failed(
+            "backup minimum size",
+            format!("last backup size {} < {} minimum", size_u64(bytes), size_u64(minimum)),
+        ),
+        _ => lines.put("backup minimum size", true, size_u64(bytes)),
+    }
+    wal_age(lines, config.last_wal_maximum_age(), home.wal_age());
+    lines.put("wal size", true, size_u64(home.newest.later.bytes));
+    lines.perf = Perf { backup_bytes: bytes, wal_bytes: home.newest.later.bytes };
+    match config.compression() {
+        Some("custom") => {
+            lines.failed("compression settings", "compression = custom is not available in barkeep")
+        }
+        _ => lines.ok("compression settings"),
+    }
+    let failed = backups.iter().filter(|backup| backup.status == Status::Failed).count();
+    lines.put("failed backups", failed == 0, format!("there are {failed} failed backups"));
+    let done = backups.iter().filter(|backup| backup.status == Status::Done && backup.is_root()).count();
+    let minimum = config.minimum_redundancy();
+    lines.put(
+        "minimum redundancy requirements",
+        done >= minimum as usize,
+        format!("have {done} non-incremental backups, expected at least {minimum}"),
+    );
+}
+
+/// The contradictions that disable a server. Told only when there are any.
+pub(super) fn configuration(lines: &mut Lines, server: &ServerContext) {
+    let faults = server.config.faults();
+    if !faults.is_empty() {
+        lines.lines.push(Line {
+            name: "configuration".to_owned(),
+            ok: false,
+            hint: String::new(),
+            details: faults.to_vec(),
+        });
+    }
+}
+
+fn backup_age(lines: &mut Lines, limit: Option<Interval>, age: Option<Duration>) {
+    const NAME: &str = "backup maximum age";
+    let Some(limit) = limit else { return lines.put(NAME, true, "no last_backup_maximum_age provided") };
+    let text = age.map_or_else(|| "No available backups".to_owned(), duration);
+    let hint = format!("interval provided: {}, latest backup age: {text}", duration(limit.duration()));
+    lines.put(NAME, age.is_some_and(|age| age <= limit.duration()), hint);
+}
+
+fn wal_age(lines: &mut Lines, limit: Option<Interval>, age: Option<Duration>) {
+    const NAME: &str = "wal maximum age";
+    let Some(limit) = limit else { return lines.put(NAME, true, "no last_wal_maximum_age provided") };
+    match age {
+        None => lines.failed(NAME, "No WAL files archived for last backup"),
+        Some(age) => {
+            let hint = format!(
+                "interval provided: {}, latest wal age: {}",
+                duration(limit.duration()),
+                duration(age)
+            );
+            lines.put(NAME, age <= limit.duration(), hint);
+        }
+    }
+}
+
+/// How long ago a moment was; nothing for one still to come.
+fn age(moment: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(moment)).unwrap_or_default()
+}

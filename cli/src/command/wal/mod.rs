@@ -1,0 +1,96 @@
+//! `wal`: looking into WAL files, directories of them, a server's archive, or standard input.
+//!
+//! Results go to standard output as they are found: text, or JSON lines. What the WAL is read from needs no
+//! configuration, unless it is a server's archive.
+
+mod commits;
+mod dump;
+mod filter;
+mod find;
+mod input;
+mod stats;
+mod stream;
+mod verify;
+
+use std::io::{self, BufWriter, StdoutLock, Write};
+
+use crate::args::{WalArgs, WalCommand};
+use crate::context::{Context, Policy};
+use crate::error::CommandError;
+use crate::output::{Format, Output};
+use input::Input;
+
+/// Looks into WAL. Without a context, it can't be that of a server.
+///
+/// # Errors
+/// When the WAL can't be read, or is not sound.
+pub fn run(output: &Output, context: Option<&Context>, args: &WalArgs) -> Result<(), CommandError> {
+    let source = args.command.source();
+    let archive = match (&source.server, context) {
+        (Some(name), Some(context)) => Some(context.server(name, Policy::Query)?.layout().wals),
+        _ => None,
+    };
+    let input = Input::open(source, archive.as_deref())?;
+    let mut lines = Lines::new(output);
+    let done = match &args.command {
+        WalCommand::Verify(args) => verify::run(&input, args, &mut lines),
+        WalCommand::Stats(args) => stats::run(&input, args, &mut lines),
+        WalCommand::Dump(args) => dump::run(&input, args, &mut lines),
+        WalCommand::Commits(source) => commits::run(&input, source, &mut lines),
+        WalCommand::Find(source) => find::run(&input, source, &mut lines),
+    };
+    match done.and_then(|()| lines.finish()) {
+        Err(Stop::Closed) | Ok(()) => Ok(()),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+/// Why a command stops early.
+#[derive(Debug)]
+enum Stop {
+    /// Nobody reads the output any more, or all that was asked for is printed.
+    Closed,
+    /// Something failed.
+    Failed(CommandError),
+}
+
+impl From<CommandError> for Stop {
+    fn from(error: CommandError) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+/// Standard output, as text or JSON lines.
+struct Lines {
+    sink: BufWriter<StdoutLock<'static>>,
+    json: bool,
+}
+
+impl Lines {
+    fn new(output: &Output) -> Self {
+        let json = output.style().format == Format::Json;
+        Lines { sink: BufWriter::with_capacity(64 << 10, io::stdout().lock()), json }
+    }
+
+    /// Prints a line of text, or an object.
+    fn line(
+        &mut self,
+        text: impl FnOnce() -> String,
+        json: impl FnOnce() -> serde_json::Value,
+    ) -> Result<(), Stop> {
+        let line = if self.json { json().to_string() } else { text() };
+        writeln!(self.sink, "{line}").map_err(|error| unwritable(&error))
+    }
+
+    fn finish(mut self) -> Result<(), Stop> {
+        self.sink.flush().map_err(|error| unwritable(&error))
+    }
+}
+
+fn unwritable(error: &io::Error) -> Stop {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        Stop::Closed
+    } else {
+        Stop::Failed(CommandError::because("Standard output can't be written", error))
+    }
+}

@@ -1,0 +1,109 @@
+//! `wal verify`: is the WAL sound?
+
+use std::thread::available_parallelism;
+
+use pgwal::SegmentName;
+use pgwal::verify::{SegmentReport, VerifyError, VerifyOptions, verify_segments};
+use serde_json::json;
+
+use super::input::Input;
+use super::{Lines, Stop};
+use crate::args::VerifyArgs;
+use crate::error::CommandError;
+
+pub(super) fn run(input: &Input, args: &VerifyArgs, lines: &mut Lines) -> Result<(), Stop> {
+    let segments = input.segments();
+    let options = VerifyOptions {
+        segment_size: Some(input.segment_size),
+        system_id: args.system_id,
+        may_end: args.may_end || input.ends_partial,
+    };
+    let threads =
+        args.jobs.map_or_else(|| available_parallelism().map_or(1, usize::from), |jobs| jobs as usize);
+    let (mut damaged, mut records, mut printed) = (0_u64, 0_u64, Ok(()));
+    let done = verify_segments(input, &segments, &options, threads, |report| {
+        records += report.records;
+        damaged += u64::from(!report.is_sound());
+        if printed.is_ok() {
+            printed = print(lines, &report, input);
+        }
+    });
+    done.map_err(|error| CommandError::because("The WAL can't be verified", &error as &VerifyError))?;
+    printed?;
+    gaps(lines, &segments, input)?;
+    let count = segments.len();
+    lines.line(
+        || match damaged {
+            0 => format!("{count} segments with {records} records are sound"),
+            _ => format!("{damaged} of {count} segments are damaged"),
+        },
+        || json!({"segments": count, "records": records, "damaged": damaged}),
+    )?;
+    if damaged > 0 { Err(CommandError::reported().into()) } else { Ok(()) }
+}
+
+/// Text tells of what needs attention only; JSON of every segment.
+fn print(lines: &mut Lines, report: &SegmentReport, input: &Input) -> Result<(), Stop> {
+    let segment = report.segment;
+    if lines.json {
+        return lines.line(String::new, || object(report, input));
+    }
+    for fault in &report.faults {
+        let offset = input.segment_size.offset_of(fault.lsn);
+        lines
+            .line(|| format!("{segment}: {} at {}, offset {offset}", fault.kind, fault.lsn), || json!({}))?;
+    }
+    if report.more_faults > 0 {
+        lines.line(|| format!("{segment}: and {} more faults", report.more_faults), || json!({}))?;
+    }
+    if let Some(end) = report.end {
+        lines.line(|| format!("{segment}: the WAL ends at {}: {}", end.lsn, end.kind), || json!({}))?;
+    }
+    if let Some(lsn) = report.unfinished {
+        lines.line(
+            || format!("{segment}: the record at {lsn} goes on in the next segment, which is not at hand"),
+            || json!({}),
+        )?;
+    }
+    Ok(())
+}
+
+fn object(report: &SegmentReport, input: &Input) -> serde_json::Value {
+    let fault = |fault: &pgwal::Fault| {
+        json!({
+            "lsn": fault.lsn.to_string(),
+            "offset": input.segment_size.offset_of(fault.lsn),
+            "fault": fault.kind.to_string(),
+        })
+    };
+    json!({
+        "segment": report.segment.to_string(),
+        "sound": report.is_sound(),
+        "postgresql": report.version.map(|version| version.major()),
+        "system_id": report.system_id.map(|id| id.to_string()),
+        "timeline": report.timeline.map(|timeline| timeline.as_u32()),
+        "records": report.records,
+        "first_record": report.first.map(|(lsn, _)| lsn.to_string()),
+        "last_record": report.last.map(|lsn| lsn.to_string()),
+        "end": report.end.as_ref().map(fault),
+        "unfinished": report.unfinished.map(|lsn| lsn.to_string()),
+        "faults": report.faults.iter().map(fault).collect::<Vec<_>>(),
+        "more_faults": report.more_faults,
+    })
+}
+
+/// Says where segments are missing in between, on one timeline.
+fn gaps(lines: &mut Lines, segments: &[SegmentName], input: &Input) -> Result<(), Stop> {
+    for pair in segments.windows(2) {
+        let [before, after] = pair else { continue };
+        let next = before.next(input.segment_size);
+        if before.timeline() == after.timeline() && next != Some(*after) {
+            let missing = next.map_or_else(String::new, |next| next.to_string());
+            lines.line(
+                || format!("{missing}: missing, and perhaps more up to {after}"),
+                || json!({"missing_from": missing, "next": after.to_string()}),
+            )?;
+        }
+    }
+    Ok(())
+}
