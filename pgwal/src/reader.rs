@@ -8,7 +8,7 @@ use crate::{SegmentName, WalFile};
 
 /// How much of a segment is read at a time, in bytes: small enough to stay in a core's cache between being read and
 /// being decoded.
-pub const CHUNK_BYTES: usize = 256 << 10;
+pub const CHUNK_BYTES: usize = 64 << 10;
 
 /// A set of segments that can be opened by name, from several threads.
 pub trait SegmentSource: Sync {
