@@ -144,3 +144,61 @@ fn keeps_one_receiver_running_and_stops_it_when_told() {
         ServerLock::holder(&layout(&home), Task::ReceiveWal).unwrap().is_none().then_some(())
     });
 }
+
+/// Stops the receiver that cron has left running, also when the test fails.
+struct StopsReceiver<'a>(&'a Home);
+
+impl Drop for StopsReceiver<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.command().args(["receive-wal", "--stop", "main"]).output();
+    }
+}
+
+#[test]
+fn sees_a_server_through_its_days_and_what_remains_can_be_restored() {
+    testkit::require_pg!(15);
+    let cluster = Cluster::builder(15).segment_size_mib(1).start();
+    let home = Home::new().server("main", &cluster.conninfo()).with("main", "compression", "zstd").with(
+        "main",
+        "retention_policy",
+        "REDUNDANCY 1",
+    );
+    let _stops = StopsReceiver(&home);
+    home.run(["cron"]).success();
+    wait_for("the receiver to stream", 30, || {
+        (cluster.value("select count(*) from pg_stat_replication") == "1").then_some(())
+    });
+    cluster.execute("create table t (n int)");
+    let mut backups = Vec::new();
+    for number in 1..=3 {
+        home.run(["backup", "main"]).success();
+        cluster.execute(&format!("insert into t values ({number})"));
+        cluster.switch_wal();
+        let id = names(home.join("main/base")).pop().unwrap();
+        let id: barkeep_catalog::BackupId = id.parse().unwrap();
+        // The receiver, the archiver and the check need no more than time.
+        wait_for("the backup to be complete", 60, || {
+            home.run(["cron"]).success();
+            (status(&home, id) == Status::Done).then_some(())
+        });
+        backups.push(id);
+    }
+    home.run(["cron"]).success();
+    assert_eq!(names(home.join("main/base")), [backups[2].to_string()]);
+    let oldest = Catalog::new(layout(&home)).read(backups[2]).unwrap().begin_wal.unwrap();
+    let wal = archive(&home);
+    assert_eq!(wal[0], oldest.to_string(), "what only the others needed is gone");
+    assert_eq!(listed(&home), wal);
+    let last = wal.iter().rev().find(|name| name.len() == 24).unwrap().clone();
+    cluster.execute("insert into t values (4)");
+    cluster.switch_wal();
+    wait_for("the last row's WAL", 60, || {
+        home.run(["cron"]).success();
+        archive(&home).iter().any(|name| name.len() == 24 && *name > last).then_some(())
+    });
+    let destination = cluster.new_dir("restored");
+    fs::remove_dir(&destination).unwrap();
+    home.run(["restore", "main", "latest", destination.to_str().unwrap()]).success();
+    let restored = Cluster::adopt(15, &destination);
+    assert_eq!(restored.value("select count(*) from t"), "4");
+}

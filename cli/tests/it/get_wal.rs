@@ -63,7 +63,7 @@ fn writes_into_a_directory() {
     let directory = home.join("out");
     fs::create_dir(&directory).unwrap();
     home.run(["get-wal", "-o", directory.to_str().unwrap(), "main", &name]).success();
-    assert_eq!(names(&directory), [name.clone()]);
+    assert_eq!(names(&directory), std::slice::from_ref(&name));
     assert!(fs::read(directory.join(&name)).unwrap() == content(segment(1, 1)));
     home.run(["get-wal", "-o", "/nonexistent/out", "main", &name])
         .exits_with(3)
