@@ -175,6 +175,10 @@ impl Search<'_> {
             if !retry || auth_begun {
                 return None;
             }
+            if let (true, Some(attempt)) = (encrypted, attempts.last()) {
+                // Allowed by sslmode=prefer, and worth knowing.
+                tracing::warn!("{attempt}; going on without TLS, as sslmode=prefer says");
+            }
         }
         None
     }

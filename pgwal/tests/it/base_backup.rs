@@ -81,7 +81,7 @@ fn members(tar: &[u8]) -> BTreeMap<String, usize> {
 
 #[tokio::test]
 async fn both_dialects_give_the_same_events() {
-    for major in [13, 14, 15, 17, 18] {
+    for major in [13, 14, 15, 16, 17, 18] {
         testkit::require_pg!(major);
         let cluster = Cluster::start(major);
         let dir = cluster.new_dir("space");

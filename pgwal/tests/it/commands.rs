@@ -8,7 +8,7 @@ use crate::authentication::connect;
 
 #[tokio::test]
 async fn identifies_the_system_and_shows_settings() {
-    for major in [13, 14, 15, 17, 18] {
+    for major in [13, 14, 15, 16, 17, 18] {
         testkit::require_pg!(major);
         let cluster = Cluster::builder(major).segment_size_mib(1).start();
         let mut connection = connect(&cluster.conninfo()).await.unwrap();
