@@ -217,6 +217,6 @@ fn refused(error: &RestoreError, plan: &RestorePlan) -> CommandError {
         }
         RestoreError::NoControlFile { .. } | RestoreError::UnknownTablespace { .. } => text
             .hint("the backup is damaged or was made in a way that is not supported yet; nothing was copied"),
-        _ => text.hint("what had been copied was removed again"),
+        _ => text.hint("nothing of it was left behind"),
     }
 }

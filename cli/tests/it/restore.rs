@@ -150,6 +150,19 @@ fn a_restore_that_is_interrupted_cleans_up() {
 }
 
 #[test]
+fn a_backup_that_is_being_restored_is_not_deleted() {
+    testkit::require_pg!(15);
+    let scene = Scene::new(Cluster::builder(15));
+    let mut child = slow_restore(&scene, "new");
+    scene.home.run(["delete", "main", "latest"]).exits_with(1);
+    // Another restore is no reason to wait.
+    scene.restore("other", &["--skip-archive-wal"]).success();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    scene.home.run(["delete", "main", "latest"]).success();
+}
+
+#[test]
 fn the_last_partial_segment_comes_along_when_asked_for() {
     testkit::require_pg!(14);
     let scene = Scene::new(Cluster::builder(14));

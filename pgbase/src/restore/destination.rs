@@ -130,4 +130,21 @@ mod tests {
         std::os::unix::fs::symlink(dir.path().join("disk"), dir.path().join("main")).unwrap();
         assert_eq!(look(&dir.path().join("main")), DestinationState::Empty);
     }
+
+    #[test]
+    fn files_restored_by_root_go_to_whoever_lives_there() {
+        if !rustix::process::geteuid().is_root() {
+            return assert_eq!(owner_for(Path::new("/"), Path::new("/")).unwrap(), None);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (home, backup) = (dir.path().join("home"), dir.path().join("backup"));
+        fs::create_dir(&home).unwrap();
+        fs::create_dir(&backup).unwrap();
+        let owner = |path: &Path| owner_for(path, &backup).unwrap().map(|owner| (owner.uid, owner.gid));
+        assert_eq!(owner(&home.join("a/b")), None);
+        std::os::unix::fs::chown(&backup, Some(4242), Some(4343)).unwrap();
+        assert_eq!(owner(&home.join("a/b")), Some((4242, 4343)));
+        std::os::unix::fs::chown(&home, Some(4444), Some(4545)).unwrap();
+        assert_eq!(owner(&home.join("a/b")), Some((4444, 4545)));
+    }
 }

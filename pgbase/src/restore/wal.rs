@@ -427,4 +427,53 @@ mod tests {
         assert!(resolve_timeline(&backup(), wish(1), &histories).is_ok());
         assert!(resolve_timeline(&backup(), Some(TargetTimeline::Current), &histories).is_ok());
     }
+
+    mod laws {
+        use super::*;
+        use proptest::prelude::*;
+
+        /// Some segments 0 to 15 of timelines 1 and 2, in any order.
+        fn archive() -> impl Strategy<Value = Vec<AvailableWal>> {
+            proptest::collection::vec((1u32..=2, 0u32..16, any::<bool>()), 0..40).prop_map(|files| {
+                files
+                    .into_iter()
+                    .flat_map(|(timeline, number, partial)| {
+                        let suffix = if partial { ".partial" } else { "" };
+                        wal(&[&format!("{timeline:08X}00000000{number:08X}{suffix}")])
+                    })
+                    .collect()
+            })
+        }
+
+        proptest! {
+            #[test]
+            fn a_selection_is_one_chain_on_the_path(available in archive(), partials: bool) {
+                let path = history(2, "1\t0/5000100\tx\n");
+                let size = SegmentSize::DEFAULT;
+                let selection = select_wal(&backup(), &path, None, &available, partials);
+                let names: Vec<SegmentName> =
+                    selection.files.iter().map(|file| file.name.parse().unwrap()).collect();
+                let mut numbers: Vec<u64> = names.iter().map(|name| name.number(size).unwrap()).collect();
+                prop_assert!(names.iter().all(|name| path.uses(*name, size)));
+                prop_assert!(numbers.is_sorted());
+                numbers.dedup();
+                let expected: Vec<u64> = (2..2 + numbers.len() as u64).collect();
+                prop_assert_eq!(&numbers, &expected);
+                let reach = numbers.last().map_or(backup().begin.as_u64(), |last| (last + 1) * size.bytes());
+                prop_assert_eq!(selection.reach.as_u64(), reach);
+                let unique: BTreeSet<&str> = selection.files.iter().map(|file| file.name.as_str()).collect();
+                prop_assert_eq!(unique.len(), selection.files.len());
+            }
+
+            #[test]
+            fn more_wal_never_reaches_less(mut available in archive(), more in archive()) {
+                let path = history(2, "1\t0/5000100\tx\n");
+                let before = select_wal(&backup(), &path, None, &available, true).reach;
+                available.extend(more);
+                // Except where an older timeline's copy was the end, and now something follows that it doesn't join.
+                let after = select_wal(&backup(), &path, None, &available, true);
+                prop_assert!(after.reach >= before || after.gap.is_some());
+            }
+        }
+    }
 }
