@@ -302,6 +302,38 @@ fn a_crash_at_any_step_loses_nothing_and_the_next_run_finishes() {
 }
 
 #[test]
+fn one_failing_step_costs_a_run_and_nothing_else() {
+    for compression in [Compression::None, Compression::Zstd] {
+        for fault in 0.. {
+            let (home, layout) = home();
+            for name in [ONE, TWO] {
+                fs::write(layout.incoming.join(name), format!("content of {name}")).unwrap();
+            }
+            let options = ArchiveOptions { workers: NonZeroUsize::new(1), ..with(compression) };
+            let faults = Faults::fail_once_at(home.path(), fault);
+            let outcome = archive_wal(&layout, &options, now(), |_| {});
+            if faults.finish().len() <= fault {
+                outcome.unwrap();
+                break;
+            }
+            // A refused link is made good by a copy; all else is told, with the file's name.
+            if let Err(error) = outcome {
+                let error = error.to_string();
+                assert!(error.contains("injected fault"), "{error}");
+                assert!(error.contains(&home.path().display().to_string()), "{error}");
+            }
+            run(&layout, &options);
+            assert_eq!(listed(&layout), [ONE, TWO], "fault at step {fault}");
+            for name in [ONE, TWO] {
+                assert_eq!(archived(&layout, name).unwrap(), format!("content of {name}"));
+            }
+            assert_eq!(names(&layout.incoming), [""; 0]);
+            assert_eq!(names(&layout.wals.join("0000000100000000")), [ONE, TWO], "fault at step {fault}");
+        }
+    }
+}
+
+#[test]
 fn a_source_is_removed_only_when_copy_name_and_line_are_durable() {
     for compression in [Compression::None, Compression::Gzip] {
         let (home, layout) = home();
