@@ -301,7 +301,7 @@ impl Judge {
     fn next<Id>(&mut self, backup: &Backup<Id>) -> RootVerdict {
         let (by_policy, ground, inside) = match self.policy {
             Policy::Redundancy(count) => self.by_redundancy(count.max(self.minimum)),
-            Policy::RecoveryWindow(_) => self.by_window(backup.end_time, backup.keep.is_some()),
+            Policy::RecoveryWindow(_) => self.by_window(backup.end_time),
         };
         RootVerdict { keep: backup.keep, by_policy, ground, children_valid: inside }
     }
@@ -314,7 +314,7 @@ impl Judge {
         (Verdict::Obsolete, Ground::BeyondNewest { wanted }, false)
     }
 
-    fn by_window(&mut self, end: Option<Timestamp>, kept: bool) -> (Verdict, Ground, bool) {
+    fn by_window(&mut self, end: Option<Timestamp>) -> (Verdict, Ground, bool) {
         let begin = self.begin;
         if !self.anchored {
             self.needed += 1;
@@ -324,8 +324,8 @@ impl Judge {
             self.anchored = true;
             return (Verdict::Valid, Ground::Anchor { begin }, false);
         }
-        // A kept backup stays for its own sake and does not help to reach the minimum.
-        if self.needed < self.minimum && !kept {
+        // A kept backup stays in any case, and so it helps to reach the minimum.
+        if self.needed < self.minimum {
             self.needed += 1;
             let ground = Ground::MinimumRedundancy { minimum: self.minimum };
             return (Verdict::PotentiallyObsolete, ground, false);

@@ -83,6 +83,10 @@ fn a_window_reaches_back_to_the_backup_before_it() {
 fn the_minimum_holds_back_what_the_window_lets_go() {
     check(WEEK, 4, &BASE, "O O* V V V");
     check(WEEK, 9, &BASE, "O* O* V V V");
+    // A kept backup counts: it remains.
+    let backups = ["b1 40", "b2 30", "b3 20 keep-full", "b4 10", "b5 1"];
+    check(WEEK, 3, &backups, "O O KF V V");
+    check(WEEK, 4, &backups, "O O* KF V V");
 }
 
 #[test]

@@ -256,9 +256,9 @@ fn interpolate_into(
     while let Some(at) = rest.find('%') {
         resolved.push_str(&rest[..at]);
         let near = &rest[at..];
-        if near.starts_with("%%") {
+        if let Some(after) = near.strip_prefix("%%") {
             resolved.push('%');
-            rest = &near[2..];
+            rest = after;
             continue;
         }
         let Some((name, width)) = reference(near) else {

@@ -196,10 +196,10 @@ async fn settings(client: &Client) -> BTreeMap<String, String> {
     let question = format!("select name, setting from pg_settings where name in ({names})");
     let mut settings = BTreeMap::new();
     for message in client.simple_query(&question).await.unwrap_or_default() {
-        if let SimpleQueryMessage::Row(row) = message {
-            if let (Some(name), Some(setting)) = (row.get("name"), row.get("setting")) {
-                settings.insert(name.to_owned(), setting.to_owned());
-            }
+        if let SimpleQueryMessage::Row(row) = message
+            && let (Some(name), Some(setting)) = (row.get("name"), row.get("setting"))
+        {
+            settings.insert(name.to_owned(), setting.to_owned());
         }
     }
     settings

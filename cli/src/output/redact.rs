@@ -72,12 +72,12 @@ fn redact_urls(text: &str) -> String {
         let authority = &after[..end];
         rest = after;
         let postgres = scheme.ends_with("postgresql") || scheme.ends_with("postgres");
-        if let (true, Some(host)) = (postgres, authority.rfind('@')) {
-            if let Some(colon) = authority[..host].find(':') {
-                redacted.push_str(&authority[..=colon]);
-                redacted.push_str(REDACTED);
-                rest = &after[host..];
-            }
+        if let (true, Some(host)) = (postgres, authority.rfind('@'))
+            && let Some(colon) = authority[..host].find(':')
+        {
+            redacted.push_str(&authority[..=colon]);
+            redacted.push_str(REDACTED);
+            rest = &after[host..];
         }
     }
     redacted.push_str(rest);

@@ -306,3 +306,70 @@ fn unknown_backups_are_one_clear_line() {
     assert!(empty.run(["list-backups", "main"]).success().stdout.is_empty());
     assert!(!Path::new(&empty.join("main")).exists(), "looking makes no directories");
 }
+
+/// Homes full of backups by chance, judged by both.
+#[test]
+fn judges_as_barman_judges() {
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+    require_barman!();
+    /// Each takes Barman half a second.
+    const HOMES: usize = 24;
+    let policies = [
+        "REDUNDANCY 1",
+        "REDUNDANCY 3",
+        "RECOVERY WINDOW OF 3 DAYS",
+        "RECOVERY WINDOW OF 1 WEEK",
+        "RECOVERY WINDOW OF 0 DAYS",
+    ];
+    let backup = (0u8..12, 0usize..9);
+    let homes = (prop::collection::vec(backup, 2..9), 0..policies.len(), 0u32..5);
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let today = jiff::Zoned::now().start_of_day().unwrap();
+    for _ in 0..HOMES {
+        let (backups, policy, minimum) = homes.new_tree(&mut runner).unwrap().current();
+        let home = Home::new()
+            .server("main", "host=/nonexistent")
+            .with("main", "retention_policy", policies[policy])
+            .with("main", "minimum_redundancy", &minimum.to_string());
+        std::fs::create_dir_all(home.join("main/meta")).unwrap();
+        std::fs::create_dir_all(home.join("main/wals")).unwrap();
+        std::fs::write(home.join("main/wals/main-xlog.db"), "").unwrap();
+        // One every second day, the newest yesterday.
+        let moment = |index: usize| {
+            let days = i64::try_from(2 * (backups.len() - index) - 1).unwrap();
+            today.checked_sub(jiff::Span::new().days(days)).unwrap()
+        };
+        let id = |index: usize| moment(index).strftime("%Y%m%dT101539").to_string();
+        let parent_of = |index: usize| {
+            let (kind, parent) = backups[index];
+            Some(parent).filter(|parent| (3..6).contains(&kind) && *parent < index)
+        };
+        for (index, (kind, _)) in backups.iter().enumerate() {
+            let time = moment(index).strftime("%Y-%m-%d 10:15:40+00:00").to_string();
+            let children: Vec<String> =
+                (0..backups.len()).filter(|child| parent_of(*child) == Some(index)).map(id).collect();
+            let children = if children.is_empty() { "None".to_owned() } else { children.join(",") };
+            let mut changes = vec![("begin_time", time.as_str()), ("end_time", time.as_str())];
+            changes.push(("children_backup_ids", &children));
+            match kind {
+                0 => changes.push(("status", "FAILED")),
+                1 => changes.push(("status", "WAITING_FOR_WALS")),
+                _ => {}
+            }
+            let parent = parent_of(index).map(id);
+            changes.extend(parent.as_ref().map(|parent| ("parent_backup_id", parent.as_str())));
+            put(&home, &id(index), &changes);
+            let keep = match kind {
+                6 => Some("full"),
+                7 => Some("standalone"),
+                _ => None,
+            };
+            if let Some(keep) = keep {
+                std::fs::write(home.join(format!("main/meta/{}-keep", id(index))), keep).unwrap();
+            }
+        }
+        let (theirs, ours) = both(&home, &["list-backups", "main"]);
+        assert_eq!(ours, theirs, "{} with minimum {minimum}: {backups:?}", policies[policy]);
+    }
+}

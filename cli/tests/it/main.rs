@@ -7,6 +7,7 @@ mod archive_wal;
 mod backup;
 mod barman_interop;
 mod command_line;
+mod configparser;
 mod configuration;
 mod cron;
 mod delete;

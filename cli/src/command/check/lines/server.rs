@@ -163,11 +163,11 @@ fn coherence(
 ) {
     let by_sql = sql.known().and_then(|sql| sql.system_id.as_deref());
     let by_stream = streaming.and_then(Answer::known).map(|streaming| streaming.system_id.as_str());
-    if let (Some(one), Some(other)) = (by_sql, by_stream) {
-        if one != other {
-            let hint = format!("conninfo leads to cluster {one}, streaming_conninfo to cluster {other}");
-            return lines.failed(name, hint);
-        }
+    if let (Some(one), Some(other)) = (by_sql, by_stream)
+        && one != other
+    {
+        let hint = format!("conninfo leads to cluster {one}, streaming_conninfo to cluster {other}");
+        return lines.failed(name, hint);
     }
     let Some(live) = by_sql.or(by_stream) else { return lines.put(name, true, "no system Id available") };
     match server.catalog().identity() {
