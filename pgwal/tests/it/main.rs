@@ -19,7 +19,11 @@ mod sql;
 mod tls;
 #[cfg(feature = "sql")]
 mod wal_stream;
+mod built;
+mod end_of_wal;
+mod images;
 mod index;
 mod verify;
 mod waldump;
+mod walinspect;
 mod workload;
