@@ -337,3 +337,120 @@ fn check_size(copied: u64, expected: u64) -> io::Result<()> {
     }
     Err(io::Error::other(format!("the file has {copied} bytes where {expected} were expected")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn copy(method: u8, content: &[u8], size: u64) -> io::Result<Vec<u8>> {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::write(&from, content).unwrap();
+        let mut told = std::sync::atomic::AtomicU64::new(0);
+        let progress = |bytes| {
+            told.fetch_add(bytes, Ordering::Relaxed);
+            Ok(())
+        };
+        let method = CopyMethod(AtomicU8::new(method));
+        method.copy(&mut File::open(from)?, &mut File::create(&to)?, size, &progress)?;
+        assert_eq!(*told.get_mut(), size);
+        fs::read(to)
+    }
+
+    #[test]
+    fn each_way_copies_the_same_bytes() {
+        let content: Vec<u8> = (0..3 * BUFFER_BYTES + 7).map(|at| (at % 251) as u8).collect();
+        for method in [CLONE, RANGE, BUFFER] {
+            assert_eq!(copy(method, &content, content.len() as u64).unwrap(), content, "{method}");
+            assert_eq!(copy(method, b"", 0).unwrap(), b"", "{method}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_shorter_or_longer_than_listed_is_an_error() {
+        for method in [CLONE, RANGE, BUFFER] {
+            assert!(copy(method, b"short", 6).is_err(), "{method}");
+        }
+        // Inside the kernel just what was listed is copied; the others see the end of the file themselves.
+        assert!(copy(BUFFER, b"longer", 5).is_err());
+    }
+
+    #[test]
+    fn what_the_progress_refuses_stops_the_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("from"), "content").unwrap();
+        let mut from = File::open(dir.path().join("from")).unwrap();
+        let mut to = File::create(dir.path().join("to")).unwrap();
+        let refuse = |_| Err(io::Error::other("no"));
+        assert!(CopyMethod::default().copy(&mut from, &mut to, 7, &refuse).is_err());
+    }
+
+    /// A directory with a way out of it at every place.
+    fn trap() -> (tempfile::TempDir, Directory) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("outside/deep")).unwrap();
+        fs::create_dir_all(dir.path().join("inside/real")).unwrap();
+        fs::write(dir.path().join("outside/secret"), "secret").unwrap();
+        symlink("../outside", dir.path().join("inside/way-out")).unwrap();
+        symlink("../outside/secret", dir.path().join("inside/secret")).unwrap();
+        let inside = Directory::open(&dir.path().join("inside")).unwrap();
+        (dir, inside)
+    }
+
+    #[test]
+    fn nothing_leads_out_of_a_directory() {
+        let (dir, inside) = trap();
+        for path in
+            ["way-out/secret", "secret", "../outside/secret", "/etc/passwd", "", ".", "real/../secret"]
+        {
+            assert!(inside.read(Path::new(path)).is_err(), "{path:?}");
+            assert!(inside.replace(Path::new(path), 0o600, None).is_err(), "{path:?}");
+        }
+        for path in ["way-out/new", "../new", "real/../../new"] {
+            let path = Path::new(path);
+            assert!(inside.create(path, 0o600, None).is_err(), "{path:?}");
+            assert!(inside.create_directory(path, 0o700, None).is_err(), "{path:?}");
+            assert!(inside.create_link(path, Path::new("/"), None).is_err(), "{path:?}");
+            assert!(inside.remove(path).is_err(), "{path:?}");
+        }
+        assert!(inside.directory(Path::new("way-out")).is_err());
+        assert_eq!(fs::read_to_string(dir.path().join("outside/secret")).unwrap(), "secret");
+        assert_eq!(fs::read_dir(dir.path().join("outside")).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn removing_the_contents_removes_links_and_not_what_they_point_to() {
+        let (dir, inside) = trap();
+        fs::write(dir.path().join("inside/real/file"), "").unwrap();
+        inside.remove_contents(0).unwrap();
+        assert!(inside.entries().unwrap().is_empty());
+        assert!(dir.path().join("outside/secret").exists());
+    }
+
+    #[test]
+    fn what_exists_is_not_created_again() {
+        let (_dir, inside) = trap();
+        let there = |result: io::Result<()>| result.unwrap_err().kind() == io::ErrorKind::AlreadyExists;
+        assert!(there(inside.create(Path::new("secret"), 0o600, None).map(drop)));
+        assert!(there(inside.create_directory(Path::new("real"), 0o700, None)));
+        assert!(there(inside.create_link(Path::new("way-out"), Path::new("/"), None)));
+    }
+
+    #[test]
+    fn a_named_pipe_is_no_file_and_nobody_waits_for_it() {
+        let (dir, inside) = trap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            dir.path().join("inside/pipe"),
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        assert!(inside.read(Path::new("pipe")).is_err());
+        let entries = inside.entries().unwrap();
+        assert!(entries.iter().any(|entry| entry.name == "pipe" && entry.kind == Kind::Other));
+    }
+}

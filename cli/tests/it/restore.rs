@@ -150,6 +150,31 @@ fn a_restore_that_is_interrupted_cleans_up() {
 }
 
 #[test]
+fn auto_is_the_newest_backup_from_which_the_target_can_be_reached() {
+    testkit::require_pg!(15);
+    let mut scene = Scene::new(Cluster::builder(15));
+    scene.cluster.execute("insert into log values (10)");
+    let between = scene.cluster.value("select clock_timestamp()::text");
+    let (lsn, expected) = (scene.cluster.value("select pg_current_wal_insert_lsn()"), state(&scene.cluster));
+    std::thread::sleep(Duration::from_millis(1100));
+    scene.cluster.execute("insert into log values (20)");
+    scene.home.run(["backup", "--wait", "main"]).success();
+    scene.archive();
+    let first = std::mem::replace(&mut scene.backup_id, "auto".to_owned());
+    for target in [["--target-time", &between], ["--target-lsn", &lsn]] {
+        let run = scene.restore("new", &[&target[..], &["--target-action", "promote"]].concat()).success();
+        assert!(run.stdout.contains(&format!("using backup {first}")), "{run:#?}");
+        let restored = Cluster::adopt(15, &scene.destination("new"));
+        restored.wait_until_writable();
+        assert_eq!(state(&restored), expected);
+        drop(restored);
+        scene.remove("new");
+    }
+    let run = scene.restore("new", &[]).success();
+    assert!(!run.stdout.contains(&first), "{run:#?}");
+}
+
+#[test]
 fn a_backup_that_is_being_restored_is_not_deleted() {
     testkit::require_pg!(15);
     let scene = Scene::new(Cluster::builder(15));

@@ -336,3 +336,59 @@ fn a_backup_without_pg_control_is_none() {
     assert!(matches!(stage.restore(&stage.plan(None)), Err(RestoreError::NoControlFile { .. })));
     stage.assert_nothing_left();
 }
+
+#[test]
+fn too_little_space_is_known_before_anything_is_copied() {
+    let stage = Stage::new();
+    // Larger than any disk of a test machine, and takes no space itself.
+    let huge = fs::File::create(stage.path("data/base/5/999")).unwrap();
+    if huge.set_len(8 << 40).is_err() {
+        return;
+    }
+    match stage.restore(&stage.plan(None)) {
+        Err(RestoreError::NoSpace { needed, .. }) => assert!(needed >= 8 << 40),
+        // Where blocks are shared, a huge hole is no trouble.
+        Ok(report) => return assert!(report.shared),
+        Err(other) => panic!("{other}"),
+    }
+    stage.assert_nothing_left();
+}
+
+#[test]
+fn what_can_not_be_read_or_written_is_named() {
+    let stage = Stage::new();
+    let mut plan = stage.plan(None);
+    plan.trees[1].from = stage.path("absent");
+    let RestoreError::Read { path, .. } = stage.restore(&plan).unwrap_err() else {
+        panic!("not a read error")
+    };
+    assert_eq!(path, stage.path("absent"));
+    stage.assert_nothing_left();
+
+    let mut plan = stage.plan(None);
+    stage.write("file", b"");
+    plan.trees[1].to = stage.path("file/below");
+    let RestoreError::Write { path, .. } = stage.restore(&plan).unwrap_err() else {
+        panic!("not a write error")
+    };
+    assert!(path.starts_with(stage.path("file")));
+    stage.assert_nothing_left();
+
+    let mut plan = stage.plan(None);
+    plan.wal[0].from = stage.path("wals/absent");
+    assert!(matches!(stage.restore(&plan), Err(RestoreError::Copy { .. })));
+    stage.assert_nothing_left();
+}
+
+#[test]
+fn a_configuration_file_without_end_is_refused() {
+    let stage = Stage::new();
+    fs::File::create(stage.path("data/postgresql.conf")).unwrap().set_len(64 << 20).unwrap();
+    let error = stage.restore(&stage.plan(None)).unwrap_err();
+    assert!(crate_chain(&error).contains("larger than 16777216 bytes"), "{error:?}");
+    stage.assert_nothing_left();
+}
+
+fn crate_chain(error: &dyn std::error::Error) -> String {
+    format!("{error}: {}", error.source().map(ToString::to_string).unwrap_or_default())
+}
