@@ -4,8 +4,8 @@
 //! (EMPTY), STARTED, the copy, WAITING_FOR_WALS, and DONE once the WAL that makes the backup consistent is archived.
 //! Whatever goes wrong after the record exists ends in FAILED with the reason in it.
 
-pub(crate) mod archive;
-mod facts;
+pub(crate) mod facts;
+mod precheck;
 mod report;
 mod signals;
 mod take;
@@ -20,7 +20,7 @@ use pgbase::manifest::UnknownAlgorithm;
 use pgwal::replication::ConnInfo;
 
 use crate::args::BackupArgs;
-use crate::command::connect;
+use crate::command::{connect, deletion};
 use crate::config::BackupMethod;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::{CommandError, chain};
@@ -90,11 +90,12 @@ fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> 
             .warning(format!("Backup {id} of server '{name}' was left unfinished: it is marked as FAILED"));
     }
 
-    let runtime = context.runtime()?;
-    let facts = runtime
+    let facts = context
+        .runtime()?
         .block_on(facts::ask(&job.conninfo, &job.streaming_conninfo))
         .map_err(|error| error.hint(format!("nothing was stored; see: barkeep check {name}")))?;
     check_identity(&catalog, &facts, &name)?;
+    precheck::run(context, server, args.check_timeout)?;
 
     let started = Instant::now();
     let begin_time = Zoned::now();
@@ -103,20 +104,24 @@ fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> 
     facts.record(&mut info);
     info.backup_name.clone_from(&args.name);
     let copy = take::Copy { server, catalog: &catalog, facts: &facts, options: &job.options, begin_time };
+    let runtime = context.runtime()?;
     let taken = runtime.block_on(copy.run(&job, &mut info));
     if let Err(interruption) = taken {
         return Err(fail(server, &catalog, info, interruption));
     }
     let elapsed = started.elapsed();
     report::copied(server, &info, elapsed);
-    let before = catalog.backups()?;
-    if before.usable_before(id).is_none() {
+    let is_first = catalog.backups()?.usable_before(id).is_none();
+    if is_first {
         server.output.info(format!("This is the first backup for server {name}"));
     }
     drop(lock);
 
     let patience = args.wait.then(|| args.wait_timeout.map(|seconds| Duration::from_secs(seconds.into())));
     let waited = runtime.block_on(wals::complete(server, &catalog, &mut info, patience));
+    if is_first && info.status == Status::Done && server.config.text("worm_mode") != Some("on") {
+        deletion::purge_before_first(server)?;
+    }
     report::finished(server, &info);
     match waited {
         Ok(()) if info.status == Status::Failed => {
@@ -191,7 +196,6 @@ fn warn_of_ignored(context: &Context, args: &BackupArgs) {
         ("--keepalive-interval", args.keepalive_interval.is_some()),
         ("--manifest", args.manifest),
         ("--no-manifest", args.no_manifest),
-        ("--check-timeout", args.check_timeout.is_some()),
         ("--cloud-staging-directory", args.cloud_staging_directory.is_some()),
         ("--cloud-staging-max-size", args.cloud_staging_max_size.is_some()),
     ];

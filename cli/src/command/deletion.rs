@@ -108,6 +108,23 @@ fn purge_wal(server: &ServerContext, begin: Option<Origin>) -> Result<(), Comman
     Ok(())
 }
 
+/// Removes the WAL from before a server's first backup, which nothing can be recovered with.
+///
+/// # Errors
+/// When storage fails.
+pub(super) fn purge_before_first(server: &ServerContext) -> Result<(), CommandError> {
+    let removable = removable_wal(server, None)?;
+    if removable.is_empty() {
+        return Ok(());
+    }
+    server.output.info("WAL segments preceding the current backup have been found:");
+    delete::remove_wal(&server.layout(), &removable)?;
+    for file in &removable {
+        server.output.info(format!("\t{file} from server {} has been removed", server.name()));
+    }
+    Ok(())
+}
+
 /// Where a backup is from.
 #[derive(Debug, Clone, Copy)]
 struct Origin {

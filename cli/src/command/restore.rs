@@ -161,7 +161,7 @@ fn keep_from_deletion(server: &ServerContext, id: BackupId) -> Result<Option<Sha
 /// WAL that was received but not archived yet may be just what the target needs. A restore does not fail because of
 /// it: there is nothing better to do with what is there.
 fn archive_first(server: &ServerContext) {
-    if let Err(error) = super::backup::archive::once(server) {
+    if let Err(error) = super::archive_wal::archive(server, super::archive_wal::Verbosity::Brief) {
         server.output.warning(format!("Restoring from what is archived already: {error}"));
     }
 }

@@ -111,6 +111,10 @@ fn a_backup_that_waits_is_done_when_its_wal_arrives() {
         }
         let (cluster, mut home) = cluster_and_home(major);
         home.set("main", "archiver", "on");
+        // WAL from before the first backup, of no use to anyone.
+        cluster.switch_wal();
+        std::fs::create_dir_all(home.join("main/incoming")).unwrap();
+        deliver_wal(&cluster, &home);
         let mut command = home.command();
         command.args(["-q", "backup", "main", "--wait", "--wait-timeout", "60"]);
         let mut backup = command.spawn().unwrap();
@@ -122,6 +126,13 @@ fn a_backup_that_waits_is_done_when_its_wal_arrives() {
         assert!(backup.wait().unwrap().success());
         let info = only_backup(&home);
         assert_eq!(info.status, Status::Done, "PostgreSQL {major}");
+        let archive = catalog(&home).layout().wal_directory(&WalFile::Segment(info.begin_wal.unwrap()));
+        let mut archived: Vec<_> = std::fs::read_dir(archive)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        archived.sort();
+        assert_eq!(archived[0], info.begin_wal.unwrap().to_string(), "nothing from before is kept");
         assert!(record(&home, &info).contains("status=DONE\n"));
     }
 }

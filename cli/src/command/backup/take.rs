@@ -1,6 +1,5 @@
 //! The copy itself: STARTED, the stream, WAITING_FOR_WALS.
 
-use std::cell::Cell;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -74,7 +73,13 @@ impl Copy<'_> {
         };
         let copy_seconds = started.elapsed().as_secs_f64();
         self.record(info, &unpacked, copy_seconds);
-        self.nudge(job, info).await;
+        tokio::select! {
+            () = self.nudge(job, info) => {}
+            // The backup is complete: this is no reason to lose it.
+            signal = signals::stop() => {
+                output.warning(format!("No further word to the server: {}", signal?));
+            }
+        }
         info.status = Status::WaitingForWals;
         self.catalog.save(info)?;
         Ok(())
@@ -192,13 +197,12 @@ struct Teller<'a> {
     output: &'a Output,
     progress: Progress,
     info: &'a BackupInfo,
-    synced: Cell<bool>,
 }
 
 impl<'a> Teller<'a> {
     fn new(output: &'a Output, info: &'a BackupInfo) -> Self {
         let progress = output.progress("Waiting for a checkpoint", None);
-        Teller { output, progress, info, synced: Cell::new(false) }
+        Teller { output, progress, info }
     }
 }
 
@@ -216,10 +220,7 @@ impl BackupObserver for Teller<'_> {
             }
             BackupStep::Received { bytes } => self.progress.set_done(*bytes),
             BackupStep::Notice(notice) => self.output.warning(format!("The server says: {notice}")),
-            BackupStep::Syncing => {
-                self.synced.set(true);
-                self.progress.set_label("Syncing");
-            }
+            BackupStep::Syncing => self.progress.set_label("Syncing"),
             _ => {}
         }
     }

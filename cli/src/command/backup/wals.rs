@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use barkeep_catalog::{BackupInfo, Catalog, Status};
+use barkeep_catalog::lock::LockError;
+use barkeep_catalog::{BackupInfo, Catalog, ServerLock, Status, Task};
 
+use crate::command::archive_wal::{self, Verbosity};
 use crate::context::ServerContext;
 use crate::error::CommandError;
 
-use super::archive;
 use super::signals::{self, Signal};
 
 /// How often the archive is looked at while a backup waits.
@@ -34,8 +35,8 @@ pub(super) async fn complete(
     patience: Option<Option<Duration>>,
 ) -> Result<(), WaitError> {
     let archive_and_check = |info: &mut BackupInfo| -> Result<Status, CommandError> {
-        archive::once(server)?;
-        Ok(catalog.check_backup(info)?)
+        archive_wal::archive(server, Verbosity::Brief)?;
+        check(catalog, info)
     };
     let Some(limit) = patience else {
         archive_and_check(info)?;
@@ -63,4 +64,16 @@ pub(super) async fn complete(
             signal = &mut stop => return Err(WaitError::Interrupted(signal?)),
         }
     }
+}
+
+/// Moves the backup on if its WAL is there. Cron does so too, and may even delete backups: the record's lock keeps the
+/// two apart, and what cron has written meanwhile counts.
+fn check(catalog: &Catalog, info: &mut BackupInfo) -> Result<Status, CommandError> {
+    let _lock = match ServerLock::try_acquire(catalog.layout(), Task::OneBackup(info.id)) {
+        Ok(lock) => lock,
+        Err(LockError::Held { .. }) => return Ok(info.status),
+        Err(error) => return Err(error.into()),
+    };
+    *info = catalog.read(info.id)?;
+    Ok(catalog.check_backup(info)?)
 }
