@@ -235,8 +235,8 @@ impl Catalog {
         Err(CatalogError::Unknown { id, server: self.layout.server.clone() })
     }
 
-    /// Claims an identifier for a backup that starts at `now` and writes its first record. Two processes never get the
-    /// same one.
+    /// Claims an identifier for a backup over the replication protocol that starts at `now`, and writes its first record.
+    /// Two processes never get the same one.
     ///
     /// # Errors
     /// When the catalogue can't be written.
@@ -246,7 +246,9 @@ impl Catalog {
         loop {
             let none = CatalogError::NoFreeId { now: BackupId::at(now) };
             let Some(id) = BackupId::first_free(&moment, taken) else { return Err(none) };
-            let info = BackupInfo::new(id, &self.layout.server);
+            let mut info = BackupInfo::new(id, &self.layout.server);
+            // Every Barman command stops at a record without a mode, whichever backup it is about.
+            info.mode = Some("postgres".to_owned());
             match durable::write_new(&self.layout.backup_info(id), backup_info::render(&info)?.as_bytes()) {
                 Ok(()) => return Ok(info),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

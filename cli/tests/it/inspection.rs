@@ -373,3 +373,15 @@ fn judges_as_barman_judges() {
         assert_eq!(ours, theirs, "{} with minimum {minimum}: {backups:?}", policies[policy]);
     }
 }
+
+/// Barman stops with an exception at any record without a mode; the first one that a backup writes must have it.
+#[test]
+fn barman_lists_a_backup_that_has_only_just_begun() {
+    require_barman!();
+    let home = varied_home();
+    let layout = barkeep_catalog::Layout::new("main", &home.join("main"), home.path());
+    let catalog = barkeep_catalog::Catalog::new(layout);
+    let info = catalog.start_backup(&jiff::Zoned::now()).unwrap();
+    let listed = barman(&home, &["list-backups", "main"]).success().stdout;
+    assert!(listed.starts_with(&format!("main {} - F - EMPTY\n", info.id)), "{listed}");
+}
