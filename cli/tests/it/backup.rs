@@ -269,6 +269,26 @@ fn a_killed_backup_is_found_and_marked_by_the_next() {
 }
 
 #[test]
+fn a_copy_that_was_cut_off_is_tried_again() {
+    testkit::require_pg!(15);
+    let (cluster, home) = cluster_and_home(15);
+    let mut command = home.command();
+    command.args(["backup", "main", "--bwlimit", "8192", "--retry-times", "1", "--retry-sleep", "0"]);
+    let backup = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    testkit::wait_for("the copy to start", 30, || {
+        let copying = "select pg_terminate_backend(pid)::text from pg_stat_progress_basebackup where backup_streamed > 0";
+        cluster.query_text(copying).first().map(|_| ())
+    });
+    let output = backup.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("The copy failed") && told.contains("Trying again in 0 seconds"), "{told}");
+    let info = only_backup(&home);
+    assert_eq!(info.status, Status::WaitingForWals);
+    assert!(is_complete(&data_of(&home, &info)));
+}
+
+#[test]
 fn a_corrupt_page_fails_the_backup_by_name() {
     use std::os::unix::fs::FileExt;
     testkit::require_pg!(15);

@@ -97,9 +97,7 @@ impl Copy<'_> {
                 Ok(unpacked) => return Ok(unpacked),
                 Err(error) => error,
             };
-            // Trouble with the connection may pass. A full disk, a corrupt page or a server that can't be trusted won't.
-            let passing = matches!(&error, TakeBackupError::Replication(error) if error.sqlstate().is_none());
-            if !passing || tries_left == 0 {
+            if !may_pass(&error) || tries_left == 0 {
                 return Err(Interruption::Error(error));
             }
             tries_left -= 1;
@@ -169,6 +167,18 @@ impl Copy<'_> {
             Ok(()) => {}
         }
     }
+}
+
+/// Whether another try may do better: trouble with the connection, a server that is restarting or short of something.
+/// A full disk, a corrupt page, a wrong password or a server that can't be trusted will be the same in a minute.
+fn may_pass(error: &TakeBackupError) -> bool {
+    let state = match error {
+        TakeBackupError::Connect(error) => error.sqlstate(),
+        TakeBackupError::Replication(error) => error.sqlstate(),
+        _ => return false,
+    };
+    // Classes: connection exception, insufficient resources, operator intervention.
+    state.is_none_or(|state| matches!(state.class(), "08" | "53" | "57"))
 }
 
 /// Empties a backup's directory for another try. What is in it was made by barkeep; links in it are not followed.
