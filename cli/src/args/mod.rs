@@ -361,6 +361,34 @@ mod tests {
     }
 
     #[test]
+    fn repeated_options() {
+        let line = "restore main latest /x --tablespace a:/1 --tablespace b:/2 --jobs 2 --jobs 3 --get-wal --no-get-wal";
+        let Some(Command::Restore(args)) = parse_words(line).unwrap().command else {
+            panic!("asked for restore")
+        };
+        assert_eq!(args.tablespace.len(), 2, "tablespaces add up");
+        assert_eq!(args.jobs, Some(3), "of others the last one counts");
+        assert_eq!(args.get_wal(), Some(false), "of opposites too");
+        let Some(Command::Backup(args)) =
+            parse_words("backup main --no-retry --retry-times 2").unwrap().command
+        else {
+            panic!("asked for backup")
+        };
+        assert_eq!((args.retry_times(), args.immediate_checkpoint()), (Some(2), None));
+    }
+
+    #[test]
+    fn one_target_is_enough() {
+        for line in
+            ["--target-xid 1 --target-lsn 0/1", "--target-immediate --target-name x", "--target-lsn zero"]
+        {
+            let error = parse_words(&format!("restore main latest /x {line}")).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+        assert!(parse_words("restore main latest /x --target-xid 1 --target-tli latest").is_ok());
+    }
+
+    #[test]
     fn usage_errors_exit_with_2() {
         for line in
             ["bogus", "backup", "list-backups", "check main --bogus", "get-wal main", "-f xml check main"]

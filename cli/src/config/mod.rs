@@ -131,7 +131,8 @@ impl Config {
             (Ok(rest), Some(home)) => home.join(rest),
             _ => path.to_owned(),
         };
-        if let Some(path) = named {
+        // An empty BARMAN_CONFIG_FILE names nothing.
+        if let Some(path) = named.filter(|path| !path.as_os_str().is_empty()) {
             let path = expand(path);
             return if path.is_file() { Ok(path) } else { Err(ConfigError::Missing { path }) };
         }

@@ -72,6 +72,52 @@ fn json_errors_come_in_the_object() {
 }
 
 #[test]
+fn only_the_owner_of_the_home_may_use_it() {
+    use std::os::unix::process::CommandExt as _;
+    const SOMEBODY_ELSE: u32 = 65_534;
+    if !rustix::process::getuid().is_root() {
+        return testkit::notice_skipped("root, to become somebody else");
+    }
+    // Where that somebody may read both program and configuration.
+    let place = testkit::TestDir::new();
+    let program = place.path().join("barkeep");
+    std::fs::copy(barkeep(), &program).unwrap();
+    let config = place.path().join("barman.conf");
+    std::fs::write(&config, "[barman]\nbarman_home = /nonexistent\nbarman_user = root\n").unwrap();
+    Run::of(Command::new(&program).arg("-c").arg(&config).arg("list-servers").uid(SOMEBODY_ELSE))
+        .fails_with_one_line(1, &["please run barkeep as the user \"root\"", "barman_user"]);
+}
+
+#[test]
+fn inactive_servers_are_known_and_not_operated() {
+    let home = Home::new().server("main", "host=/nonexistent").with("main", "active", "off");
+    for command in
+        [&["backup", "main"][..], &["receive-wal", "main"], &["switch-wal", "all"], &["archive-wal", "main"]]
+    {
+        let run = home.run(command).success();
+        assert_eq!(run.stdout, "Skipping inactive server 'main'\n", "{command:?}");
+    }
+    home.run(["list-backups", "main"]).success();
+    let run = home.run(["check", "main"]);
+    assert!(run.stdout.starts_with("Server main (inactive):\n"), "{run:#?}");
+}
+
+#[test]
+fn disabled_servers_are_shown_and_not_touched() {
+    let home = Home::new().server("main", "host=/nonexistent").with("main", "reuse_backup", "copy");
+    let restore = ["restore", "main", "latest", "/nonexistent/destination"];
+    for command in
+        [&["backup", "main"][..], &["receive-wal", "main"], &["delete", "main", "latest"], &restore]
+    {
+        let run = home.run(command).exits_with(1);
+        let errors: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("ERROR: ")).collect();
+        assert_eq!(errors.len(), 1, "{run:#?}");
+        assert!(errors[0].contains("reuse_backup") && errors[0].contains("disabled"), "{run:#?}");
+    }
+    home.run(["list-backups", "main"]).success();
+}
+
+#[test]
 fn a_closed_pipe_is_no_panic() {
     let mut home = Home::new();
     for number in 0..2000 {

@@ -67,3 +67,50 @@ fn faults_of_a_file_name_the_line() {
     std::fs::write(home.config(), "[main]\nconninfo = x\n").unwrap();
     home.run(["list-servers"]).fails_with_one_line(1, &["barman_home"]);
 }
+
+#[test]
+fn a_model_in_force_lies_over_its_server() {
+    let home = Home::new()
+        .server("main", "host=primary")
+        .with("main", "cluster", "pg")
+        .with("main", "minimum_redundancy", "2")
+        .with("standby", "model", "on")
+        .with("standby", "cluster", "pg")
+        .with("standby", "conninfo", "host=standby")
+        .with("standby", "minimum_redundancy", "1");
+    assert_eq!(home.run(["list-servers", "--minimal"]).success().stdout, "main\n");
+    std::fs::create_dir_all(home.join("main")).unwrap();
+    let active = home.join("main/.active-model.auto");
+    std::fs::write(&active, "standby").unwrap();
+    let status = home.run(["-f", "json", "status", "main"]).success().json();
+    assert_eq!(status["main"]["active_model"]["message"], "standby");
+    assert_eq!(status["main"]["minimum_redundancy"]["message"], "FAILED (0/1)");
+    std::fs::write(&active, "other").unwrap();
+    let run = home.run(["list-servers"]).success();
+    assert!(run.stdout.ends_with("(WARNING: disabled)\n"), "{run:#?}");
+}
+
+#[test]
+fn the_log_has_barmans_form() {
+    let home = Home::new().server("main", "host=/nonexistent");
+    home.run(["status", "other"]).exits_with(1);
+    let log = home.log();
+    let line = log.lines().find(|line| line.contains("Unknown server")).unwrap_or_else(|| panic!("{log}"));
+    let (date, rest) = line.split_at(23);
+    assert!(date.as_bytes()[10] == b' ' && date.as_bytes()[19] == b',', "{line}");
+    assert!(
+        rest.starts_with(" [") && rest.contains("] barkeep.output ERROR: Unknown server 'other'"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let home = Home::new().server("main", "host=/nonexistent").with(
+        "barman",
+        "log_file",
+        "/proc/nowhere/barman.log",
+    );
+    let run = home.run(["list-servers"]).success();
+    assert!(run.stderr.starts_with("WARNING: cannot write log_file /proc/nowhere/barman.log"), "{run:#?}");
+}
