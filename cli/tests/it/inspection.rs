@@ -290,6 +290,9 @@ fn a_damaged_record_hides_no_other_backup() {
     let run = home.run(["list-backups", "main"]);
     assert_eq!(run.stdout.lines().count(), 9, "{run:#?}");
     assert!(run.code == Some(1) && run.stderr.contains("20261112T101539"), "{run:#?}");
+    let check = home.run(["-f", "json", "check", "main"]).json();
+    let records = &check["main"]["backup_records"];
+    assert_eq!((&records["status"], &records["hint"]), (&json!("FAILED"), &json!("1 cannot be read")));
 }
 
 #[test]

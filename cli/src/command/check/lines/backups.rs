@@ -80,8 +80,13 @@ pub(super) fn lines(lines: &mut Lines, server: &ServerContext, home: &Home, now:
         Ok(backups) => backups,
         Err(error) => return lines.failed("catalogue", error.clone()),
     };
-    for fault in &backups.faults {
-        lines.failed("catalogue", fault.to_string());
+    if !backups.faults.is_empty() {
+        lines.lines.push(Line {
+            name: "backup records".to_owned(),
+            ok: false,
+            hint: format!("{} cannot be read", backups.faults.len()),
+            details: backups.faults.iter().map(ToString::to_string).collect(),
+        });
     }
     let newest = backups.iter().rev().find(|backup| backup.status.is_usable());
     let age = newest.and_then(|backup| backup.end_time.as_ref()).map(|end| age(end.timestamp(), now));
