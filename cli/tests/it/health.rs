@@ -249,3 +249,69 @@ fn colours_are_for_those_who_ask() {
     assert!(run.stdout.contains("\tPostgreSQL: \u{1b}[31mFAILED\u{1b}[0m"), "{run:#?}");
     assert!(!home.run(["check", "main"]).stdout.contains('\u{1b}'));
 }
+
+#[test]
+fn a_standby_and_its_primary_are_told_apart() {
+    for major in [13, 15, 18] {
+        if !testkit::want_pg(major) {
+            continue;
+        }
+        let primary = Cluster::builder(major).start();
+        primary.execute("create table t as select 1 as n");
+        let standby = primary.standby("standby");
+        primary.wait_for_replay_by(&standby);
+        let mut home = Home::new().server("main", &standby.conninfo()).with(
+            "main",
+            "primary_conninfo",
+            &primary.conninfo(),
+        );
+        let lines = home.run(["-f", "json", "check", "main"]).json();
+        for key in [
+            "postgresql_server_is_standby",
+            "primary_server_is_not_a_standby",
+            "primary_and_standby_have_same_system_id",
+            "systemid_coherence",
+        ] {
+            assert_eq!(lines["main"][key]["status"], "OK", "{major} {key}: {lines}");
+        }
+        let status = home.run(["-f", "json", "status", "main"]).success().json();
+        assert_eq!(status["main"]["is_in_recovery"]["message"], "in archive recovery");
+        assert!(status["main"].get("current_xlog").is_none(), "a standby writes no WAL: {status}");
+        let shown = home.run(["-f", "json", "show-servers", "main"]).success().json();
+        assert_eq!(shown["main"]["timeline"], 1);
+        assert!(shown["main"]["current_lsn"].is_string(), "{shown}");
+        // The other way round.
+        home.set("main", "conninfo", &primary.conninfo());
+        home.set("main", "primary_conninfo", &standby.conninfo());
+        let failed = failures(&home, &["main"]);
+        for key in ["postgresql_server_is_standby", "primary_server_is_not_a_standby"] {
+            assert!(failed.contains(&key.to_owned()), "{major}: {failed:?}");
+        }
+    }
+}
+
+#[test]
+fn another_host_for_wal_has_lines_of_its_own() {
+    require_pg!(15);
+    let (backups, wal) = (Cluster::builder(15).start(), Cluster::builder(15).start());
+    let home = Home::new()
+        .server("main", &backups.conninfo())
+        .with("main", "wal_conninfo", &wal.conninfo())
+        .with("main", "wal_streaming_conninfo", &wal.conninfo());
+    wal.execute("select pg_create_physical_replication_slot('barkeep', true)");
+    let lines = home.run(["-f", "json", "check", "main"]).json();
+    let hint = lines["main"]["replication_slot_(wal_streaming)"]["hint"].as_str().unwrap();
+    assert!(hint.contains("not active"), "{lines}");
+    for key in ["has_monitoring_privileges", "postgresql_streaming", "wal_level"] {
+        assert_eq!(lines["main"][&format!("{key}_(wal_streaming)")]["status"], "OK", "{key}: {lines}");
+    }
+    let coherence = &lines["main"]["systemid_coherence_(wal_streaming)"];
+    assert_eq!(coherence["status"], "FAILED", "WAL of another cluster is worth nothing: {lines}");
+    let home = home.with("main", "wal_conninfo", &backups.conninfo()).with(
+        "main",
+        "wal_streaming_conninfo",
+        &backups.conninfo(),
+    );
+    let lines = home.run(["-f", "json", "check", "main"]).json();
+    assert_eq!(lines["main"]["systemid_coherence_(wal_streaming)"]["status"], "OK", "{lines}");
+}

@@ -43,7 +43,16 @@ pub(super) fn connections(lines: &mut Lines, server: &ServerContext, live: &Live
         if let Some(sql) = host.sql.known() {
             wal_level(lines, &format!("wal_level{WAL_HOST}"), sql);
         }
-        coherence(lines, &format!("systemid coherence{WAL_HOST}"), server, &host.sql, Some(&host.streaming));
+        let name = format!("systemid coherence{WAL_HOST}");
+        let ids =
+            (system_id(&live.sql, live.streaming.as_ref()), system_id(&host.sql, Some(&host.streaming)));
+        match ids {
+            (Some(backed_up), Some(wal)) if backed_up != wal => lines.failed(
+                name,
+                format!("conninfo leads to cluster {backed_up}, and its WAL comes from cluster {wal}"),
+            ),
+            _ => coherence(lines, &name, server, &host.sql, Some(&host.streaming)),
+        }
     }
 }
 
@@ -169,7 +178,9 @@ fn coherence(
         let hint = format!("conninfo leads to cluster {one}, streaming_conninfo to cluster {other}");
         return lines.failed(name, hint);
     }
-    let Some(live) = by_sql.or(by_stream) else { return lines.put(name, true, "no system Id available") };
+    let Some(live) = system_id(sql, streaming) else {
+        return lines.put(name, true, "no system Id available");
+    };
     match server.catalog().identity() {
         Ok(None) => lines.put(name, true, "no system Id stored on disk"),
         Ok(Some(identity)) if identity.system_id == live => lines.ok(name),
@@ -183,6 +194,12 @@ fn coherence(
         ),
         Err(error) => lines.failed(name, error.to_string()),
     }
+}
+
+/// The cluster that answered, by whichever way.
+fn system_id<'a>(sql: &'a Answer<Sql>, streaming: Option<&'a Answer<Streaming>>) -> Option<&'a str> {
+    let by_sql = sql.known().and_then(|sql| sql.system_id.as_deref());
+    by_sql.or_else(|| Some(streaming?.known()?.system_id.as_str()))
 }
 
 /// Whether the server archives, for a server that delivers WAL by `archive_command`.
