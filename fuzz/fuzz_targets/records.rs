@@ -1,4 +1,5 @@
-//! Damaged WAL whose checksums happen to be right: no panic in anything that reads a record; and pages in any chunks.
+//! Damaged WAL whose checksums happen to be right: no panic in anything that reads a record, its page images included; and
+//! pages in any chunks.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -18,6 +19,10 @@ fuzz_target!(|input: (u8, u8, &[u8])| {
             let mut description = Description::new();
             description.read(&record, &parts);
             let _ = (parts.image_bytes(), record.operation_name(), description.text().len());
+            let mut page = [0; 8192];
+            for image in parts.blocks.iter().filter_map(|block| block.image.as_ref()) {
+                let _ = image.restore(&record, &mut page);
+            }
         }
     }
     assert_eq!(decode(bytes, bytes.len().max(1)), decode(bytes, usize::from(cut).max(1)));

@@ -300,43 +300,21 @@ impl Parts {
         self.main = 0..0;
         self.origin = None;
         self.toplevel_xid = None;
-        let total = record.header.total_bytes;
-        let headers =
-            Headers { bytes: record.bytes, at: RECORD_HEADER_BYTES, total, version: record.version };
-        self.read_headers(headers)
+        let (headers_end, main) = walk(Headers::new(record), |part| match part {
+            Part::Block(block) => self.blocks.push(block),
+            Part::Origin(origin) => self.origin = Some(origin),
+            Part::ToplevelXid(xid) => self.toplevel_xid = Some(xid),
+        })?;
+        self.place(headers_end, main);
+        Ok(())
     }
 
-    fn read_headers(&mut self, mut headers: Headers<'_>) -> Result<(), FaultKind> {
-        let mut payload: u32 = 0;
-        let mut main: u32 = 0;
-        while headers.remaining() > payload {
-            let id = headers.u8()?;
-            match id {
-                0..=MAX_BLOCK_ID => {
-                    if self.blocks.last().is_some_and(|last| last.id >= id) {
-                        return Err(FaultKind::BlockOrder { found: id });
-                    }
-                    let block = headers.block(id, self.blocks.last().map(|last| last.relation))?;
-                    // Both are 16 bits wide, and there are at most 33 blocks: no overflow.
-                    payload += block.image.as_ref().map_or(0, Image::stored_bytes) + block.data.end;
-                    self.blocks.push(block);
-                }
-                ID_DATA_SHORT | ID_DATA_LONG => {
-                    main = if id == ID_DATA_SHORT { u32::from(headers.u8()?) } else { headers.u32()? };
-                    payload = payload.checked_add(main).ok_or(FaultKind::Layout)?;
-                    // The main data comes last.
-                    break;
-                }
-                ID_ORIGIN => self.origin = Some(headers.u16()?),
-                ID_TOPLEVEL_XID => self.toplevel_xid = Some(headers.u32()?),
-                _ => return Err(FaultKind::BlockId { found: id }),
-            }
-        }
-        if headers.remaining() != payload {
-            return Err(FaultKind::Layout);
-        }
-        self.place(headers.at as u32, main);
-        Ok(())
+    /// Makes the checks of [`read`](Self::read) and keeps nothing.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub fn check(record: &Record<'_>) -> Result<(), FaultKind> {
+        walk(Headers::new(record), |_| ()).map(|_| ())
     }
 
     /// Turns lengths, counted from 0 so far, into places in the record. All of it is known to fit.
@@ -354,6 +332,47 @@ impl Parts {
     }
 }
 
+/// Something that a record's headers tell.
+enum Part {
+    /// A block reference, whose lengths are counted from 0.
+    Block(BlockRef),
+    Origin(u16),
+    ToplevelXid(u32),
+}
+
+/// Goes through a record's headers; returns where they end and how long the main data is.
+#[inline]
+fn walk(mut headers: Headers<'_>, mut each: impl FnMut(Part)) -> Result<(u32, u32), FaultKind> {
+    let mut payload: u32 = 0;
+    let mut main: u32 = 0;
+    let (mut last_id, mut relation) = (None, None);
+    while headers.remaining() > payload {
+        let id = headers.u8()?;
+        match id {
+            0..=MAX_BLOCK_ID => {
+                if last_id.is_some_and(|last| last >= id) {
+                    return Err(FaultKind::BlockOrder { found: id });
+                }
+                let block = headers.block(id, relation)?;
+                (last_id, relation) = (Some(id), Some(block.relation));
+                // Both are 16 bits wide, and there are at most 33 blocks: no overflow.
+                payload += block.image.as_ref().map_or(0, Image::stored_bytes) + block.data.end;
+                each(Part::Block(block));
+            }
+            ID_DATA_SHORT | ID_DATA_LONG => {
+                main = if id == ID_DATA_SHORT { u32::from(headers.u8()?) } else { headers.u32()? };
+                payload = payload.checked_add(main).ok_or(FaultKind::Layout)?;
+                // The main data comes last.
+                break;
+            }
+            ID_ORIGIN => each(Part::Origin(headers.u16()?)),
+            ID_TOPLEVEL_XID => each(Part::ToplevelXid(headers.u32()?)),
+            _ => return Err(FaultKind::BlockId { found: id }),
+        }
+    }
+    if headers.remaining() == payload { Ok((headers.at as u32, main)) } else { Err(FaultKind::Layout) }
+}
+
 /// Reads headers from the front of a record.
 struct Headers<'a> {
     bytes: &'a [u8],
@@ -364,7 +383,12 @@ struct Headers<'a> {
     version: WalVersion,
 }
 
-impl Headers<'_> {
+impl<'a> Headers<'a> {
+    fn new(record: &Record<'a>) -> Self {
+        let total = record.header.total_bytes;
+        Headers { bytes: record.bytes, at: RECORD_HEADER_BYTES, total, version: record.version }
+    }
+
     fn remaining(&self) -> u32 {
         self.total.saturating_sub(self.at as u32)
     }
@@ -393,6 +417,7 @@ impl Headers<'_> {
     }
 
     /// A block reference after its number; lengths are counted from 0 until [`Parts::place`].
+    #[inline]
     fn block(&mut self, id: u8, previous: Option<RelFile>) -> Result<BlockRef, FaultKind> {
         let flags = self.u8()?;
         let length = self.u16()?;
@@ -416,6 +441,7 @@ impl Headers<'_> {
         })
     }
 
+    #[inline]
     fn image(&mut self) -> Result<Image, FaultKind> {
         let length = self.u16()?;
         let hole_offset = self.u16()?;

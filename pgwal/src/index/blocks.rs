@@ -15,6 +15,48 @@ pub struct BlockMap {
     forks: BTreeMap<(RelFile, Fork), ForkBlocks>,
 }
 
+/// Makes a map: most records change one of a few forks, so those are found without a search.
+#[derive(Debug)]
+pub(crate) struct BlockMapBuilder {
+    forks: Vec<((RelFile, Fork), ForkBlocks)>,
+    places: BTreeMap<(RelFile, Fork), usize>,
+    recent: [usize; RECENT],
+}
+
+/// How many forks are found without a search; a power of two.
+const RECENT: usize = 128;
+
+impl Default for BlockMapBuilder {
+    fn default() -> Self {
+        BlockMapBuilder { forks: Vec::new(), places: BTreeMap::new(), recent: [usize::MAX; RECENT] }
+    }
+}
+
+impl BlockMapBuilder {
+    #[inline]
+    pub(crate) fn fork(&mut self, file: RelFile, fork: Fork) -> &mut ForkBlocks {
+        let slot = (file.number as usize ^ usize::from(fork.0) << 5) % RECENT;
+        let recent = self.recent[slot];
+        let hit = self.forks.get(recent).is_some_and(|(key, _)| *key == (file, fork));
+        let place = if hit { recent } else { self.find(file, fork, slot) };
+        &mut self.forks[place].1
+    }
+
+    fn find(&mut self, file: RelFile, fork: Fork, slot: usize) -> usize {
+        let next = self.forks.len();
+        let place = *self.places.entry((file, fork)).or_insert(next);
+        if place == next {
+            self.forks.push(((file, fork), ForkBlocks::default()));
+        }
+        self.recent[slot] = place;
+        place
+    }
+
+    pub(crate) fn finish(self) -> BlockMap {
+        BlockMap { forks: self.forks.into_iter().collect() }
+    }
+}
+
 /// Blocks of a fork that were changed.
 #[derive(Debug, Clone, Default)]
 pub struct ForkBlocks {

@@ -1,6 +1,6 @@
 //! Makes the index of a segment in one pass over its bytes.
 
-use super::blocks::BlockMap;
+use super::blocks::BlockMapBuilder;
 use super::{
     CheckpointEntry, Destructive, Listed, Loss, MAX_PENDING, Outcomes, RestorePoint, SegmentIndex, Tail,
     TimelineBegin, widen,
@@ -39,7 +39,7 @@ pub struct Indexer {
     failed: bool,
     /// Whether the segment before isn't known.
     fresh: bool,
-    blocks: BlockMap,
+    blocks: BlockMapBuilder,
 }
 
 impl Indexer {
@@ -101,7 +101,7 @@ impl Indexer {
             pending: Vec::new(),
             failed: false,
             fresh: true,
-            blocks: BlockMap::default(),
+            blocks: BlockMapBuilder::default(),
         }
     }
 
@@ -173,7 +173,7 @@ impl Indexer {
             let open = self.decoder.open_record();
             self.index.tail = Some(Tail { last_record, timeline, open, pending: self.pending });
         }
-        self.index.blocks = self.with_blocks.then_some(self.blocks);
+        self.index.blocks = self.with_blocks.then(|| self.blocks.finish());
         Some(self.index)
     }
 }
@@ -198,7 +198,7 @@ fn is_of_interest(header: &RecordHeader) -> bool {
 struct Notes<'n> {
     index: &'n mut SegmentIndex,
     pending: &'n mut Vec<Destructive>,
-    blocks: Option<&'n mut BlockMap>,
+    blocks: Option<&'n mut BlockMapBuilder>,
 }
 
 impl Notes<'_> {
