@@ -269,6 +269,34 @@ fn a_killed_backup_is_found_and_marked_by_the_next() {
 }
 
 #[test]
+fn a_user_with_few_rights_can_back_up() {
+    testkit::require_pg!(15);
+    let (cluster, mut home) = cluster_and_home(15);
+    cluster.execute("create role humble login replication");
+    home.set("main", "conninfo", &cluster.conninfo().replace("user=postgres", "user=humble"));
+    let run = home.run(["backup", "main"]).success();
+    assert!(run.stderr.contains("no access to backup functions FAILED"), "{run:#?}");
+    let info = only_backup(&home);
+    assert_eq!(
+        (info.config_file.as_deref(), info.pgdata.as_deref()),
+        (None, None),
+        "not for everybody to see"
+    );
+    assert_eq!(info.data_checksums.as_deref(), Some("on"));
+}
+
+#[test]
+fn files_that_settings_come_from_are_recorded() {
+    testkit::require_pg!(15);
+    let (cluster, home) = cluster_and_home(15);
+    cluster.execute("alter system set work_mem = '5MB'");
+    cluster.execute("select pg_reload_conf()");
+    home.run(["backup", "main"]).success();
+    let auto_conf = cluster.data_dir().join("postgresql.auto.conf");
+    assert_eq!(only_backup(&home).included_files, [auto_conf.to_str().unwrap()]);
+}
+
+#[test]
 fn a_copy_that_was_cut_off_is_tried_again() {
     testkit::require_pg!(15);
     let (cluster, home) = cluster_and_home(15);

@@ -15,11 +15,11 @@ const SETTINGS: &str = "select name, setting from pg_catalog.pg_settings where n
     'config_file', 'hba_file', 'ident_file', 'data_directory', 'data_checksums', 'summarize_wal', \
     'wal_segment_size')";
 
-/// Files that the configuration is read from, besides the main one and the one of ALTER SYSTEM.
+/// Files that settings come from, besides the main one. None for a user without the right to see them.
 const INCLUDED_FILES: &str = "select distinct sourcefile from pg_catalog.pg_settings \
     where sourcefile is not null \
-    and sourcefile is distinct from pg_catalog.current_setting('config_file', true) \
-    and sourcefile not like '%/postgresql.auto.conf' order by 1";
+    and sourcefile not in (select setting from pg_catalog.pg_settings where name = 'config_file') \
+    order by 1";
 
 const TABLESPACES: &str = "select spcname::text, oid, pg_catalog.pg_tablespace_location(oid) \
     from pg_catalog.pg_tablespace where pg_catalog.pg_tablespace_location(oid) <> '' order by spcname";

@@ -56,7 +56,7 @@ pub(super) fn run(
     }
     if !doubtful.is_empty() {
         server.output.warning(format!(
-            "The backup of server '{name}' may have to wait for its WAL: {}; see: barkeep check {name}",
+            "The backup of server '{name}' is taken although checks fail: {}; see: barkeep check {name}",
             told(&doubtful)
         ));
     }
