@@ -247,6 +247,32 @@ fn a_terminated_backup_is_failed_and_the_next_one_works() {
 }
 
 #[test]
+fn a_backup_under_nohup_outlives_its_terminal() {
+    testkit::require_pg!(15);
+    let (_cluster, home) = cluster_and_home(15);
+    let mut command = std::process::Command::new("nohup");
+    command.arg(crate::support::barkeep()).arg("-c").arg(home.config());
+    command.args(["-q", "backup", "main", "--bwlimit", "8192"]).stdin(Stdio::null());
+    let backup = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    testkit::wait_for("the copy to start", 30, || {
+        catalog(&home).backups().unwrap().iter().any(|info| info.status == Status::Started).then_some(())
+    });
+    std::process::Command::new("kill").args(["-HUP", &backup.id().to_string()]).status().unwrap();
+    assert!(backup.wait_with_output().unwrap().status.success());
+    assert_eq!(only_backup(&home).status, Status::WaitingForWals);
+}
+
+#[test]
+fn the_failure_of_one_server_does_not_keep_the_others_from_their_backups() {
+    testkit::require_pg!(15);
+    let (_cluster, home) = cluster_and_home(15);
+    let home = home.server("broken", "host=/nowhere user=postgres");
+    let run = home.run(["backup", "all"]).exits_with(1);
+    assert!(run.stderr.contains("/nowhere"), "{run:#?}");
+    assert_eq!(only_backup(&home).status, Status::WaitingForWals);
+}
+
+#[test]
 fn a_killed_backup_is_found_and_marked_by_the_next() {
     testkit::require_pg!(15);
     let (_cluster, home) = cluster_and_home(15);
