@@ -260,7 +260,7 @@ impl Decoder {
 
     /// The usual case, in which nothing can go wrong: a sound record in one piece, in the middle of a page, in sequence.
     /// Of anything else nothing is taken.
-    #[inline]
+    #[inline(always)]
     fn usual_record<'i>(&mut self, input: &mut &'i [u8]) -> Option<Record<'i>> {
         if !matches!(self.phase, Phase::Between) || self.failed.is_some() {
             return None;
