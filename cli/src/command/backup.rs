@@ -7,7 +7,6 @@
 pub(crate) mod facts;
 mod precheck;
 mod report;
-mod signals;
 mod take;
 mod wals;
 

@@ -11,13 +11,13 @@ use pgbase::stream::{BackupObserver, BackupOptions, BackupStep, TakeBackupError,
 use pgwal::replication::{ConnInfo, Connection};
 use pgwal::{SegmentName, TimelineId};
 
+use crate::command::signals::{self, Signal};
 use crate::context::ServerContext;
 use crate::error::{CommandError, chain};
 use crate::output::{Output, Progress};
 
 use super::Job;
 use super::facts::ServerFacts;
-use super::signals::{self, Signal};
 
 /// How the copy is made.
 pub(super) struct CopyOptions {

@@ -6,10 +6,9 @@ use barkeep_catalog::lock::LockError;
 use barkeep_catalog::{BackupInfo, Catalog, ServerLock, Status, Task};
 
 use crate::command::archive_wal::{self, Verbosity};
+use crate::command::signals::{self, Signal};
 use crate::context::ServerContext;
 use crate::error::CommandError;
-
-use super::signals::{self, Signal};
 
 /// How often the archive is looked at while a backup waits.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);

@@ -8,8 +8,8 @@ use pgbase::restore::{
     ExecuteOptions, Phase, RestoreError, RestoreEvent, RestoreObserver, RestorePlan, RestoreReport,
     execute as carry_out,
 };
-use tokio::signal::unix::{SignalKind, signal};
 
+use crate::command::signals;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::output::{Output, Progress};
@@ -17,7 +17,8 @@ use crate::output::{Output, Progress};
 /// The longest nap between two looks at the signals.
 const NAP: Duration = Duration::from_millis(200);
 
-/// Carries out a plan. SIGINT, SIGTERM and SIGHUP make it stop and clean up.
+/// Carries out a plan. SIGINT, SIGTERM and SIGHUP make it stop and clean up, unless they
+/// are ignored.
 pub(super) fn execute(
     context: &mut Context,
     output: &Output,
@@ -30,24 +31,18 @@ pub(super) fn execute(
     let plan = plan.clone();
     let work = move || carry_out(&plan, options, &*watcher);
     context.runtime()?.block_on(async {
-        let mut signals = Vec::new();
-        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-            signals.push(signal(kind).map_err(|error| CommandError::because("signals can't be awaited", &error))?);
-        }
-        let [interrupt, terminate, hang_up] = signals.as_mut_slice() else {
-            return Err(CommandError::new("signals can't be awaited"));
+        let ended = |result: Result<_, tokio::task::JoinError>| {
+            result.map_err(|error| CommandError::because("the restore ended unexpectedly", &error))
         };
         let mut work = tokio::task::spawn_blocking(work);
-        loop {
-            tokio::select! {
-                result = &mut work => {
-                    return result.map_err(|error| CommandError::because("the restore ended unexpectedly", &error));
-                }
-                _ = interrupt.recv() => stop.cancel(),
-                _ = terminate.recv() => stop.cancel(),
-                _ = hang_up.recv() => stop.cancel(),
+        tokio::select! {
+            result = &mut work => return ended(result),
+            signal = signals::stop() => {
+                signal.map_err(|error| CommandError::because("signals can't be awaited", &error))?;
+                stop.cancel();
             }
         }
+        ended(work.await)
     })
 }
 

@@ -1,15 +1,18 @@
-//! Being told to stop.
+//! Being told to stop, by a signal.
 
 use std::fmt;
 use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A signal that ends a backup.
+/// A signal that ends what is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signal {
+    /// SIGINT.
     Interrupt,
+    /// SIGTERM.
     Terminate,
+    /// SIGHUP.
     HangUp,
 }
 
