@@ -5,8 +5,14 @@ use libfuzzer_sys::fuzz_target;
 use pgwal::replication::ConnInfo;
 
 fuzz_target!(|text: &str| {
+    // What the text itself names may be shown: a user can be called anything.
+    if text.contains(SECRET) {
+        return;
+    }
     let Ok(mut conninfo) = ConnInfo::parse(text, &|_| None) else { return };
-    conninfo.set("password", "s3cr3t-0f-fuzz").expect("a password can always be set");
-    assert!(!conninfo.redacted().contains("s3cr3t-0f-fuzz"));
-    assert!(!format!("{conninfo:?}").contains("s3cr3t-0f-fuzz"));
+    conninfo.set("password", SECRET).expect("a password can always be set");
+    assert!(!conninfo.redacted().contains(SECRET));
+    assert!(!format!("{conninfo:?}").contains(SECRET));
 });
+
+const SECRET: &str = "s3cr3t-0f-fuzz";

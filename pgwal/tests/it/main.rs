@@ -7,23 +7,23 @@
 mod authentication;
 #[cfg(feature = "sql")]
 mod base_backup;
+mod built;
 #[cfg(feature = "sql")]
 mod commands;
+mod end_of_wal;
 #[cfg(feature = "sql")]
 mod hosts;
+mod images;
+mod index;
 #[cfg(feature = "replication")]
 mod receive;
 #[cfg(feature = "sql")]
 mod sql;
 #[cfg(feature = "sql")]
 mod tls;
+mod verify;
 #[cfg(feature = "sql")]
 mod wal_stream;
-mod built;
-mod end_of_wal;
-mod images;
-mod index;
-mod verify;
 mod waldump;
 mod walinspect;
 mod workload;
