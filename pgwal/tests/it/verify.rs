@@ -6,6 +6,8 @@ use pgwal::reader::{SegmentDir, SegmentSource};
 use pgwal::verify::{SegmentReport, VerifyOptions, verify_segments};
 use pgwal::{FaultKind, SegmentName};
 
+use testkit::{Cluster, StopMode};
+
 use crate::workload::Workload;
 
 /// Segments in memory.
@@ -133,4 +135,32 @@ fn a_fault_says_where_it_is_and_what_was_expected() {
     source.0[1].1.truncate(1 << 19);
     let damaged = reports(&source, &names, false, 1);
     assert!(damaged[1].faults.iter().any(|fault| matches!(fault.kind, FaultKind::SegmentLength { .. })));
+}
+
+#[test]
+fn a_promotion_is_sound() {
+    for major in [13, 18] {
+        testkit::require_pg!(major);
+        let mut primary = Cluster::builder(major).segment_size_mib(1).setting("wal_keep_size", "1GB").start();
+        let mut standby = primary.standby("second");
+        primary.execute("CREATE TABLE t AS SELECT g FROM generate_series(1, 10000) g");
+        primary.wait_for_replay_by(&standby);
+        standby.promote();
+        standby.execute("INSERT INTO t SELECT generate_series(1, 30000)");
+        standby.switch_wal();
+        primary.stop(StopMode::Fast);
+        standby.stop(StopMode::Fast);
+        let dir = SegmentDir::new(standby.data_dir().join("pg_wal"));
+        let segments = dir.segments().unwrap();
+        let second: Vec<SegmentName> =
+            segments.iter().copied().filter(|segment| segment.timeline().as_u32() == 2).collect();
+        assert!(second.len() >= 2, "{segments:?}");
+        // The first of them holds the end of timeline 1 and the start of timeline 2.
+        let first = reports(&dir, &second[..1], false, 1);
+        assert!(first[0].is_sound(), "{:?}", first[0].faults);
+        assert_eq!(first[0].timeline.unwrap().as_u32(), 2);
+        let whole = reports(&dir, &second, true, 1);
+        let sound = whole.iter().take_while(|report| report.is_sound()).count();
+        assert!(sound >= 2, "{whole:?}");
+    }
 }

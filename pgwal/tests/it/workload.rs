@@ -223,7 +223,15 @@ fn two_sessions(cluster: &Cluster) {
     second.batch_execute("COMMIT").unwrap();
     first.batch_execute("BEGIN; UPDATE t SET b = 5 WHERE id = 1").unwrap();
     second.batch_execute("BEGIN; SELECT * FROM t WHERE id = 2 FOR UPDATE; COMMIT").unwrap();
+    // A lock that follows a row to its new version.
+    second.batch_execute("BEGIN; SELECT * FROM t WHERE id = 1 FOR KEY SHARE; COMMIT").unwrap();
     first.batch_execute("COMMIT").unwrap();
+    let backup = if cluster.major() >= 15 {
+        ["SELECT pg_backup_start('a backup', true)", "SELECT pg_backup_stop(false)"]
+    } else {
+        ["SELECT pg_start_backup('a backup', true, false)", "SELECT pg_stop_backup(false, false)"]
+    };
+    statements(cluster, &backup);
     statements(cluster, &["VACUUM (FREEZE) t"]);
 }
 
