@@ -79,7 +79,7 @@ impl<'a> Headers<'a> {
         self.total.saturating_sub(self.at as u32)
     }
 
-    #[inline]
+    #[inline(always)]
     fn take<const N: usize>(&mut self) -> Result<[u8; N], FaultKind> {
         let taken =
             self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()).ok_or(FaultKind::Layout)?;
@@ -87,23 +87,23 @@ impl<'a> Headers<'a> {
         Ok(*taken)
     }
 
-    #[inline]
+    #[inline(always)]
     fn u8(&mut self) -> Result<u8, FaultKind> {
         self.take::<1>().map(|bytes| bytes[0])
     }
 
-    #[inline]
+    #[inline(always)]
     fn u16(&mut self) -> Result<u16, FaultKind> {
         self.take::<2>().map(u16::from_le_bytes)
     }
 
-    #[inline]
+    #[inline(always)]
     fn u32(&mut self) -> Result<u32, FaultKind> {
         self.take::<4>().map(u32::from_le_bytes)
     }
 
     /// A block reference after its number; lengths are counted from 0 until [`Parts::place`].
-    #[inline]
+    #[inline(always)]
     fn block(&mut self, id: u8, previous: Option<RelFile>) -> Result<BlockRef, FaultKind> {
         let flags = self.u8()?;
         let length = self.u16()?;
@@ -127,7 +127,7 @@ impl<'a> Headers<'a> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn image(&mut self) -> Result<Image, FaultKind> {
         let length = self.u16()?;
         let hole_offset = self.u16()?;
