@@ -18,6 +18,7 @@ mod durable;
 mod error;
 mod files;
 mod manifest_file;
+mod output;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ use crate::tar::{Entry, EntryKind, Event, TarParser, Trailer};
 use beneath::Tree;
 use files::Files;
 use manifest_file::ManifestWriter;
+use output::Disk;
 
 pub use error::{Place, UnpackError};
 pub use files::{CorruptPage, CorruptPages, MAX_CORRUPT_PAGES};
@@ -131,7 +133,7 @@ impl Unpacker {
             .map_err(|source| UnpackError::io("create the directory", &destination, source))?;
         let root = beneath::open_root(&destination)?;
         let data = Tree::create(&root, &destination, DATA_DIRECTORY)?;
-        let files = Files::new(settings.manifest_checksum, settings.pages);
+        let files = Files::new(settings.manifest_checksum, settings.pages, Disk::of(&root));
         Ok(Unpacker {
             settings,
             destination,

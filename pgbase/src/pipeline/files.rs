@@ -1,17 +1,14 @@
-//! The files of a backup while they are written: pages checked, bytes hashed and counted, writes gathered.
+//! The files of a backup while they are written: pages checked, bytes hashed and counted.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, IoSlice, Write};
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use bytes::Bytes;
 use pgwal::Lsn;
 use pgwal::label::MAX_LABEL_BYTES;
-use rustix::fs::Advice;
 
 use super::beneath::Tree;
+use super::output::{Disk, OutputFile};
 use super::{Place, UnpackError};
 use crate::checksum::{FileChecker, PageGeometry, RelationFile};
 use crate::manifest::{ChecksumAlgorithm, FileHasher, Inventory, MANIFEST_FILE};
@@ -19,15 +16,6 @@ use crate::tar::EntryName;
 
 /// Most corrupt pages listed one by one; the rest are only counted.
 pub const MAX_CORRUPT_PAGES: usize = 100;
-
-/// Bytes gathered before they are written: fewer system calls, little memory.
-const GATHER_BYTES: usize = 256 << 10;
-
-/// Most pieces gathered: below the limit of one `writev` (1024), and a bound when pieces are tiny.
-const GATHER_PIECES: usize = 64;
-
-/// Bytes after which the kernel is told to start writing to disk, so that little is left for the barrier at the end.
-const WRITEBACK_BYTES: u64 = 8 << 20;
 
 /// A page whose checksum is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,12 +69,13 @@ pub(super) struct Files {
     corrupt: CorruptPages,
     label: Option<Vec<u8>>,
     total_bytes: u64,
+    disk: Disk,
     open: Option<OpenFile>,
 }
 
 #[derive(Debug)]
 struct OpenFile {
-    file: File,
+    output: OutputFile,
     path: PathBuf,
     place: Place,
     name: EntryName,
@@ -94,11 +83,6 @@ struct OpenFile {
     hasher: FileHasher,
     checker: Option<FileChecker>,
     is_label: bool,
-    gathered: Vec<Bytes>,
-    gathered_bytes: usize,
-    written: u64,
-    /// Up to where the kernel was told to write back.
-    flushed: u64,
 }
 
 /// What [`Files`] found out.
@@ -111,7 +95,7 @@ pub(super) struct Finished {
 }
 
 impl Files {
-    pub(super) fn new(algorithm: ChecksumAlgorithm, pages: Option<PageGeometry>) -> Self {
+    pub(super) fn new(algorithm: ChecksumAlgorithm, pages: Option<PageGeometry>, disk: Disk) -> Self {
         Files {
             algorithm,
             pages,
@@ -120,6 +104,7 @@ impl Files {
             corrupt: CorruptPages::default(),
             label: None,
             total_bytes: 0,
+            disk,
             open: None,
         }
     }
@@ -150,7 +135,7 @@ impl Files {
             self.label = Some(Vec::new());
         }
         self.open = Some(OpenFile {
-            file,
+            output: OutputFile::new(file, bytes, &self.disk),
             path: tree.path_of(&name),
             place,
             name,
@@ -158,10 +143,6 @@ impl Files {
             hasher: self.algorithm.hasher(),
             checker,
             is_label,
-            gathered: Vec::new(),
-            gathered_bytes: 0,
-            written: 0,
-            flushed: 0,
         });
         Ok(())
     }
@@ -186,12 +167,14 @@ impl Files {
             let room = (MAX_LABEL_BYTES + 1).saturating_sub(label.len());
             label.extend_from_slice(&piece[..piece.len().min(room)]);
         }
-        open.gather(piece)
+        open.output
+            .write(piece, &mut self.disk)
+            .map_err(|source| UnpackError::io("write", &open.path, source))
     }
 
     pub(super) fn end(&mut self) -> Result<(), UnpackError> {
-        let Some(mut open) = self.open.take() else { return Err(UnpackError::Incomplete) };
-        open.write()?;
+        let Some(open) = self.open.take() else { return Err(UnpackError::Incomplete) };
+        open.output.finish(&mut self.disk).map_err(|source| UnpackError::io("write", &open.path, source))?;
         if let Some(checker) = open.checker.filter(|checker| checker.trailing_bytes() > 0) {
             let bytes = checker.trailing_bytes();
             tracing::warn!(file = %open.path.display(), bytes, "the last page of a relation's file is incomplete");
@@ -213,47 +196,6 @@ impl Files {
         let Files { inventory, corrupt, label, total_bytes, .. } = self;
         Finished { inventory, corrupt, label, total_bytes }
     }
-}
-
-impl OpenFile {
-    fn gather(&mut self, piece: Bytes) -> Result<(), UnpackError> {
-        self.gathered_bytes += piece.len();
-        self.gathered.push(piece);
-        if self.gathered_bytes >= GATHER_BYTES || self.gathered.len() >= GATHER_PIECES {
-            self.write()?;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self) -> Result<(), UnpackError> {
-        let failed = |source| UnpackError::io("write", &self.path, source);
-        write_all_vectored(&mut self.file, &self.gathered).map_err(failed)?;
-        self.written += self.gathered_bytes as u64;
-        self.gathered.clear();
-        self.gathered_bytes = 0;
-        let behind = self.written - self.flushed;
-        if let (true, Some(length)) = (behind >= WRITEBACK_BYTES, NonZeroU64::new(behind)) {
-            // Only advice: on Linux it starts writing back, and drops from the cache what is written already, which
-            // nobody is going to read soon. The barrier at the end finds any error.
-            let _ = rustix::fs::fadvise(&self.file, self.flushed, Some(length), Advice::DontNeed);
-            self.flushed = self.written;
-        }
-        Ok(())
-    }
-}
-
-fn write_all_vectored(file: &mut File, pieces: &[Bytes]) -> io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-    let mut slices = &mut slices[..];
-    while !slices.is_empty() {
-        match file.write_vectored(slices) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut slices, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// A file's path relative to the data directory, as the manifest has it.

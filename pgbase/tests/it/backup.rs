@@ -367,36 +367,69 @@ fn an_observer_is_told_how_far_it_is() {
     assert!(total.abs_diff(received) < received / 5, "announced {total}, received {received}");
 }
 
+/// Backs up a cluster that does not fit.
+fn check_full_disk(small: &SmallDisk) {
+    let cluster = Cluster::builder(15).start();
+    fill(&cluster);
+    cluster.execute(
+        "create table large as select repeat(md5(n::text), 200) as filler from generate_series(1, 40000) n",
+    );
+    let error = back_up(&cluster, small.mounted_at.path(), &options()).unwrap_err();
+    assert!(error.is_disk_full(), "{error}");
+    assert!(error.to_string().contains("backup/data/"), "names the file: {error}");
+    assert!(!small.mounted_at.join("backup/data/backup_manifest").exists());
+}
+
 #[test]
 fn a_full_disk_is_told_as_such() {
     testkit::require_pg!(15);
-    let Some(small) = SmallDisk::mount() else {
-        return testkit::notice_skipped("mounting a small disk needs root");
-    };
-    let cluster = Cluster::builder(15).start();
-    fill(&cluster);
-    let error = back_up(&cluster, small.directory.path(), &options()).unwrap_err();
-    assert!(error.is_disk_full(), "{error}");
-    assert!(error.to_string().contains("backup/data/"), "names the file: {error}");
-    assert!(!small.directory.join("backup/data/backup_manifest").exists());
+    match SmallDisk::in_memory() {
+        Some(small) => check_full_disk(&small),
+        None => testkit::notice_skipped("the right to mount a file system"),
+    }
 }
 
-/// A file system in memory with room for a part of a cluster.
+/// Large files take another way to such a disk.
+#[test]
+fn a_full_ext4_disk_is_told_as_such() {
+    testkit::require_pg!(15);
+    match SmallDisk::ext4() {
+        Some(small) => check_full_disk(&small),
+        None => testkit::notice_skipped("the right to mount an image"),
+    }
+}
+
+/// A file system with room for a part of a cluster.
 struct SmallDisk {
-    directory: TestDir,
+    mounted_at: TestDir,
+    _image: Option<TestDir>,
 }
 
 impl SmallDisk {
-    fn mount() -> Option<Self> {
-        let directory = TestDir::new();
+    fn in_memory() -> Option<Self> {
+        let mounted_at = TestDir::new();
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(directory.path());
-        mount.output().is_ok_and(|run| run.status.success()).then_some(SmallDisk { directory })
+        mount.args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(mounted_at.path());
+        succeeds(&mut mount).then_some(SmallDisk { mounted_at, _image: None })
     }
+
+    fn ext4() -> Option<Self> {
+        let (mounted_at, home) = (TestDir::new(), TestDir::new());
+        let image = home.join("image");
+        std::fs::File::create(&image).unwrap().set_len(24 << 20).unwrap();
+        let made = succeeds(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
+        let mounted =
+            made && succeeds(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(mounted_at.path()));
+        mounted.then_some(SmallDisk { mounted_at, _image: Some(home) })
+    }
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.output().is_ok_and(|run| run.status.success())
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.directory.path()).output();
+        let _ = Command::new("umount").arg(self.mounted_at.path()).output();
     }
 }
