@@ -21,6 +21,7 @@ mod receive;
 mod sql;
 #[cfg(feature = "sql")]
 mod tls;
+mod seeds;
 mod verify;
 #[cfg(feature = "sql")]
 mod wal_stream;
