@@ -160,7 +160,7 @@ impl<'c> Session<'c> {
                 }
                 Woken::Room(room) => {
                     if let (Some((at, bytes)), Some(writer)) = (self.waiting.take(), &self.writer) {
-                        writer.queue.write(room, at, bytes);
+                        writer.queue.write(room, at, &bytes);
                         self.heard = Instant::now();
                     }
                 }
@@ -207,7 +207,7 @@ impl<'c> Session<'c> {
                     none => none.insert(self.sink.start(self.start).await?),
                 };
                 match writer.queue.room_now(bytes.len()) {
-                    Some(room) => writer.queue.write(room, start, bytes),
+                    Some(room) => writer.queue.write(room, start, &bytes),
                     None => self.waiting = Some((start, bytes)),
                 }
                 Ok(None)
@@ -268,7 +268,7 @@ impl<'c> Session<'c> {
     async fn drain(&mut self, writer: &Writer) {
         if let Some((at, bytes)) = self.waiting.take() {
             let room = writer.queue.room_for(bytes.len()).await;
-            writer.queue.write(room, at, bytes);
+            writer.queue.write(room, at, &bytes);
         }
     }
 

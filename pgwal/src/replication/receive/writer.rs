@@ -4,11 +4,10 @@
 //! The thread exists so that a slow disk never delays an answer to the server: the socket task goes on speaking while
 //! a sync takes its time.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::directory::{SegmentDirectory, StreamingDirectory};
@@ -27,6 +26,14 @@ const MAX_GROUP_BYTES: u64 = 8 << 20;
 /// How long written WAL may wait for its sync while more keeps coming.
 const MAX_GROUP_AGE: Duration = Duration::from_millis(20);
 
+/// The largest message a walsender sends (`MAX_SEND_SIZE`), and the size of the buffers that are used again and
+/// again, in bytes.
+const POOLED_BYTES_MAX: usize = 128 << 10;
+
+/// Smaller messages than this, in bytes, get an allocation of their own size; so all the buffers together are at most
+/// twice the queue.
+const POOLED_BYTES_MIN: usize = POOLED_BYTES_MAX / 2;
+
 /// How far the writer is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Progress {
@@ -37,7 +44,7 @@ pub(super) struct Progress {
 }
 
 enum Job {
-    Write { at: Lsn, bytes: Bytes, room: Room },
+    Write { at: Lsn, bytes: Vec<u8>, room: Room },
     EndTimeline,
 }
 
@@ -56,6 +63,7 @@ pub(super) struct Writer {
 pub(super) struct Queue {
     jobs: mpsc::UnboundedSender<Job>,
     room: Arc<Semaphore>,
+    pool: Arc<Pool>,
 }
 
 /// A place in the queue; given back when dropped.
@@ -88,16 +96,18 @@ impl Writer {
         let (jobs, inbox) = mpsc::unbounded_channel();
         let (publish, progress) = watch::channel(None);
         let (report, result) = oneshot::channel();
+        let pool = Arc::new(Pool::default());
+        let empties = Arc::clone(&pool);
         let work = move || {
-            let outcome =
-                begin().and_then(|writer| run(writer, inbox, &publish, end_timeline, &mut completed));
+            let outcome = begin()
+                .and_then(|writer| run(writer, inbox, &publish, &empties, end_timeline, &mut completed));
             // The result first: whoever sees `publish` closed will ask for it.
             let _ = report.send(outcome);
             drop(publish);
         };
         let spawned = thread::Builder::new().name("wal-writer".to_owned()).spawn(work);
         spawned.map_err(WriteError::NoThread)?;
-        let queue = Queue { jobs, room: Arc::new(Semaphore::new(QUEUE_BYTES as usize)) };
+        let queue = Queue { jobs, room: Arc::new(Semaphore::new(QUEUE_BYTES as usize)), pool };
         let mut writer = Writer { queue, progress, result };
         if writer.progress.wait_for(Option::is_some).await.is_err() {
             writer.finish().await?;
@@ -136,7 +146,11 @@ impl Queue {
     }
 
     /// Hands received WAL to the thread. Should that have ended, its progress tells.
-    pub(super) fn write(&self, room: Room, at: Lsn, bytes: Bytes) {
+    ///
+    /// The bytes are copied: kept as they are, they would keep the socket's buffer from being used again, and the
+    /// page faults of ever new buffers cost several times what the copy does.
+    pub(super) fn write(&self, room: Room, at: Lsn, bytes: &[u8]) {
+        let bytes = self.pool.filled_with(bytes);
         let _ = self.jobs.send(Job::Write { at, bytes, room });
     }
 
@@ -146,10 +160,36 @@ impl Queue {
     }
 }
 
+/// Buffers on their way back from the thread.
+#[derive(Debug, Default)]
+struct Pool {
+    empty: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Pool {
+    fn filled_with(&self, bytes: &[u8]) -> Vec<u8> {
+        if bytes.len() < POOLED_BYTES_MIN || bytes.len() > POOLED_BYTES_MAX {
+            return bytes.to_vec();
+        }
+        let empty = self.empty.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut buffer = empty.unwrap_or_else(|| Vec::with_capacity(POOLED_BYTES_MAX));
+        buffer.extend_from_slice(bytes);
+        buffer
+    }
+
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        if buffer.capacity() == POOLED_BYTES_MAX {
+            buffer.clear();
+            self.empty.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        }
+    }
+}
+
 fn run<D: SegmentDirectory>(
     mut writer: SegmentWriter<D>,
     mut inbox: mpsc::UnboundedReceiver<Job>,
     publish: &watch::Sender<Option<Progress>>,
+    pool: &Pool,
     end_timeline: fn(SegmentWriter<D>) -> Result<FlushedLsn, WriteError>,
     completed: &mut dyn FnMut(SegmentName),
 ) -> Result<FlushedLsn, WriteError> {
@@ -162,7 +202,8 @@ fn run<D: SegmentDirectory>(
             match job {
                 Job::Write { at, bytes, room } => {
                     writer.write(at, &bytes, completed)?;
-                    drop((bytes, room));
+                    pool.give_back(bytes);
+                    drop(room);
                 }
                 Job::EndTimeline => return end_timeline(writer),
             }
@@ -191,7 +232,7 @@ mod tests {
 
     async fn send(writer: &Writer, at: u64, bytes: &[u8]) {
         let room = writer.queue.room_for(bytes.len()).await;
-        writer.queue.write(room, Lsn::from_u64(at), Bytes::copy_from_slice(bytes));
+        writer.queue.write(room, Lsn::from_u64(at), bytes);
     }
 
     fn flushed(writer: &mut Writer) -> Lsn {
