@@ -2,13 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use barkeep_catalog::archive::{ArchiveError, ArchiveOptions, archive_wal};
-use barkeep_catalog::lock::LockError;
-use barkeep_transport::codec::{Compression, Level};
 use pgwal::sql::tokio_postgres::Client;
 use pgwal::sql::tokio_postgres::error::SqlState;
-use pgwal::{Lsn, SegmentName, SegmentSize, TimelineId, WalFile};
+use pgwal::{Lsn, SegmentName, SegmentSize, TimelineId};
 
+use super::archive_wal::{Verbosity, archive};
 use super::connect;
 use super::receive_wal::newest_archived;
 use crate::args::SwitchWalArgs;
@@ -17,6 +15,9 @@ use crate::error::{CommandError, chain};
 
 /// How often to look whether the closed segment has been archived.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often to archive where any file will do.
+const ARCHIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a switch did.
 enum Switch {
@@ -65,7 +66,7 @@ fn switch(context: &mut Context, server: &ServerContext, args: &SwitchWalArgs) -
         }
     };
     if args.archive {
-        return wait_until_archived(context, server, closed, args.archive_timeout);
+        return wait_until_archived(server, closed, args.archive_timeout);
     }
     Ok(())
 }
@@ -128,64 +129,56 @@ fn closed(before: Lsn, switched: Lsn, timeline: TimelineId, size: SegmentSize) -
 
 /// Archives until the closed segment is in the archive, or, where none was closed, until anything new is.
 fn wait_until_archived(
-    context: &Context,
     server: &ServerContext,
     closed: Option<SegmentName>,
     seconds: u32,
 ) -> Result<(), CommandError> {
-    let (name, layout) = (server.config.name(), server.layout());
+    let name = server.config.name();
+    let wals = server.config.wals_directory();
+    let newest = newest_archived(&wals)?;
     let deadline = Instant::now() + Duration::from_secs(seconds.into());
-    let newest = newest_archived(&layout.wals)?;
-    match closed {
-        Some(segment) => server.output.info(format!(
-            "Waiting for the WAL file {segment} from server '{name}' (max: {seconds} seconds)"
-        )),
-        None => server.output.info(format!(
-            "Waiting for a WAL file from server '{name}' to be archived (max: {seconds} seconds)"
-        )),
-    }
+    let what = match closed {
+        Some(segment) => format!("the WAL file {segment} from server '{name}'"),
+        None => format!("a WAL file from server '{name}' to be archived"),
+    };
+    server.output.info(format!("Waiting for {what} (max: {seconds} seconds)"));
     loop {
-        archive(context, server)?;
-        let arrived = match closed {
-            Some(segment) => layout.wal(&WalFile::Segment(segment)).exists(),
-            None => newest_archived(&layout.wals)? != newest,
+        if closed.is_none_or(|segment| has_come(server, segment)) {
+            // Somebody else archiving is as good.
+            archive(server, Verbosity::Brief)?;
+        }
+        let archived = match closed {
+            Some(segment) => wals.join(segment.directory()).join(segment.to_string()).exists(),
+            None => newest_archived(&wals)? != newest,
         };
-        if arrived {
+        if archived {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            let what = match closed {
-                Some(segment) => format!("The WAL file {segment} has not been received in {seconds} seconds"),
+            return match closed {
+                Some(segment) => {
+                    let what = format!("The WAL file {segment} has not been received in {seconds} seconds");
+                    let hint =
+                        format!("is a receiver running, or archive_command set? See: barkeep check {name}");
+                    Err(CommandError::new(what).hint(hint))
+                }
                 None => {
                     server.output.info(format!("A WAL file has not been received in {seconds} seconds"));
-                    return Ok(());
+                    Ok(())
                 }
             };
-            return Err(CommandError::new(what)
-                .hint("is receive-wal running, or archive_command set? See: barkeep check"));
         }
-        std::thread::sleep(POLL_INTERVAL);
+        std::thread::sleep(if closed.is_some() { POLL_INTERVAL } else { ARCHIVE_INTERVAL });
     }
 }
 
-/// Moves what has arrived into the archive. Somebody else doing so is as good.
-fn archive(context: &Context, server: &ServerContext) -> Result<(), CommandError> {
-    match archive_wal(&server.layout(), &archive_options(server)?, context.now(), |_| {}) {
-        Ok(_) | Err(ArchiveError::Lock(LockError::Held { .. })) => Ok(()),
-        Err(error) => Err(CommandError::because("cannot archive what has arrived", &error)),
-    }
-}
-
-fn archive_options(server: &ServerContext) -> Result<ArchiveOptions, CommandError> {
+/// Whether a segment waits to be archived. Looked at before archiving: each run of that tells of every file it has to
+/// leave where it is.
+fn has_come(server: &ServerContext, segment: SegmentName) -> bool {
     let config = &server.config;
-    let compression = config.compression().map_or(Some(Compression::None), Compression::from_name);
-    let level = Level::from_name(config.compression_level());
-    match (compression, level) {
-        (Some(compression), Some(level)) => {
-            Ok(ArchiveOptions { compression, level, ..ArchiveOptions::default() })
-        }
-        _ => Err(CommandError::new(format!("the compression of server '{}' is not known", config.name()))),
-    }
+    [config.streaming_wals_directory(), config.incoming_wals_directory()]
+        .iter()
+        .any(|directory| directory.join(segment.to_string()).exists())
 }
 
 #[cfg(test)]

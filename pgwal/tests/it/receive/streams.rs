@@ -209,3 +209,31 @@ fn a_gap_after_the_archive_is_told_and_does_not_stop_receiving() {
     wait_until_flushed(&cluster);
     receiving.stop();
 }
+
+#[test]
+fn goes_on_where_pg_receivewal_stopped_and_the_other_way_round() {
+    testkit::require_pg!(18);
+    let Some(program) = testkit::client_tool("pg_receivewal", 18) else {
+        testkit::notice_skipped("pg_receivewal");
+        return;
+    };
+    let cluster = Cluster::builder(18).segment_size_mib(1).setting("wal_keep_size", "1GB").start();
+    let directory = TestDir::new();
+    for _ in 0..3 {
+        let mut command = std::process::Command::new(&program);
+        command.arg("--directory").arg(directory.path()).arg("--dbname").arg(cluster.conninfo());
+        write(&cluster, 3000);
+        let end = cluster.value("select pg_current_wal_flush_lsn()");
+        write(&cluster, 10);
+        // It stops after that position, and leaves a partial segment.
+        let output = command.args(["--no-loop", "--endpos", &end]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+        let receiving = Receiving::start(options(&cluster, &directory));
+        assert!(receiving.expect("streaming").ends_with("Streaming"));
+        write(&cluster, 3000);
+        wait_until_flushed(&cluster);
+        receiving.stop();
+    }
+    assert!(compare_segments(&cluster, directory.path()) > 5);
+}
