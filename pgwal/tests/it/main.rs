@@ -17,11 +17,11 @@ mod images;
 mod index;
 #[cfg(feature = "replication")]
 mod receive;
+mod seeds;
 #[cfg(feature = "sql")]
 mod sql;
 #[cfg(feature = "sql")]
 mod tls;
-mod seeds;
 mod verify;
 #[cfg(feature = "sql")]
 mod wal_stream;
