@@ -10,6 +10,9 @@ const PIECE_BLOCKS: u32 = 1 << 16;
 const MAX_FEW: usize = 64;
 
 /// Blocks changed, by relation file and fork.
+///
+/// Changes of free space maps aren't all in the WAL: for those the map is no guide. A database that was created or dropped as
+/// a whole is relation 0 of it, cut off to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BlockMap {
     forks: BTreeMap<(RelFile, Fork), ForkBlocks>,

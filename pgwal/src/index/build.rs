@@ -14,7 +14,7 @@ use crate::rmgr::storage::{Dbase, Smgr, Tablespace};
 use crate::rmgr::xact::{self, Completion, Xact};
 use crate::rmgr::xlog::Xlog;
 use crate::rmgr::{Operation, Rmgr};
-use crate::{Fork, Lsn, PgTimestamp, Record, RelFile, SegmentName, SegmentSize, WalVersion};
+use crate::{BLOCK_BYTES, Fork, Lsn, PgTimestamp, Record, RelFile, SegmentName, SegmentSize, WalVersion};
 
 /// Records longer than this are not put together, in bytes: of a longer commit only the time is read.
 const MAX_KEPT_BYTES: u32 = 1 << 20;
@@ -320,8 +320,11 @@ impl Notes<'_> {
             Smgr::Create { relation, fork } => self.cut(relation, fork, 0),
             Smgr::Truncate { relation, blocks, forks } => {
                 self.pend(record, Loss::RelationEnd { file: relation, blocks });
-                // The record has no block numbers for the smaller forks: what they had is void as a whole.
-                for (flag, fork, limit) in [(1, Fork::MAIN, blocks), (2, Fork::VM, 0), (4, Fork::FSM, 0)] {
+                // What is left of the free space map isn't told: as a whole it counts as void.
+                let map_blocks = blocks.div_ceil(HEAP_BLOCKS_PER_MAP_BLOCK);
+                for (flag, fork, limit) in
+                    [(1, Fork::MAIN, blocks), (2, Fork::VM, map_blocks), (4, Fork::FSM, 0)]
+                {
                     if forks & flag != 0 {
                         self.cut(relation, fork, limit);
                     }
@@ -357,5 +360,9 @@ impl Notes<'_> {
         }
     }
 }
+
+/// How many blocks of a table one block of its visibility map covers: two bits each, behind a page header of 24 bytes
+/// (`access/heap/visibilitymap.c`).
+const HEAP_BLOCKS_PER_MAP_BLOCK: u32 = (BLOCK_BYTES as u32 - 24) * 4;
 
 const EPOCH: PgTimestamp = PgTimestamp::from_micros(0);

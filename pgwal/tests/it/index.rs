@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pgwal::index::{IndexOptions, Indexer, Loss, SegmentIndex};
 use pgwal::rmgr::Operation;
+use pgwal::rmgr::storage::relation_path;
 use pgwal::rmgr::xact::Xact;
-use pgwal::{Decoder, Fork, Lsn, Parts, RelFile, SegmentSize};
+use pgwal::{Decoder, Fork, Lsn, Parts, RelFile, SegmentSize, WalVersion};
 
-use crate::workload::Workload;
+use testkit::Cluster;
+
+use crate::workload::{self, Workload};
 
 /// What the records themselves say.
 #[derive(Default)]
@@ -132,5 +135,105 @@ fn of_every_version_is_complete_and_repeatable() {
     for major in [13, 15, 18] {
         testkit::require_pg!(major);
         check(major);
+    }
+}
+
+/// What the server's own WAL summarizer says of the blocks changed from one checkpoint to another, both at a segment's
+/// start, is what the indexes of the segments between say.
+fn check_against_summarizer(major: u32) {
+    let cluster = Cluster::builder(major)
+        .segment_size_mib(1)
+        .setting("wal_level", "logical")
+        .setting("wal_keep_size", "4GB")
+        .setting("max_prepared_transactions", "10")
+        .setting("autovacuum", "off")
+        .setting("wal_log_hints", "on")
+        .setting("summarize_wal", "on")
+        .start();
+    // Redo of a checkpoint right after a switch is the first record of a segment.
+    let boundary = || -> Lsn {
+        cluster.switch_wal();
+        cluster.execute("CHECKPOINT");
+        cluster.value("SELECT redo_lsn FROM pg_control_checkpoint()").parse().unwrap()
+    };
+    let start = boundary();
+    workload::run_all(&cluster);
+    let end = boundary();
+    let done = format!("SELECT summarized_lsn >= '{end}' FROM pg_get_wal_summarizer_state()");
+    testkit::wait_for("the summarizer", 60, || cluster.value(&done).starts_with('t').then_some(()));
+    let theirs = cluster.query_text(&format!(
+        "SELECT concat_ws(' ', start_lsn, reltablespace, reldatabase, relfilenode, relforknumber, relblocknumber, is_limit_block)
+         FROM pg_available_wal_summaries() s, LATERAL pg_wal_summary_contents(s.tli, s.start_lsn, s.end_lsn)
+         WHERE s.start_lsn >= '{start}' AND s.end_lsn <= '{end}' ORDER BY s.start_lsn"
+    ));
+    assert!(theirs.len() > 2000, "{}", theirs.len());
+    // Several summaries, merged: what is cut off later is void earlier.
+    let mut expected: BTreeMap<(RelFile, Fork), (Option<u32>, BTreeSet<u32>)> = BTreeMap::new();
+    let mut by_summary: BTreeMap<Lsn, Vec<(RelFile, Fork, u32, bool)>> = BTreeMap::new();
+    for line in &theirs {
+        let words: Vec<&str> = line.split(' ').collect();
+        let number = |at: usize| words[at].parse::<u32>().unwrap();
+        let file = RelFile { tablespace: number(1), database: number(2), number: number(3) };
+        let entry = (file, Fork(number(4) as u8), number(5), words[6].starts_with('t'));
+        by_summary.entry(words[0].parse().unwrap()).or_default().push(entry);
+    }
+    for summary in by_summary.values() {
+        for (file, fork, limit, _) in summary.iter().filter(|entry| entry.3) {
+            let known = expected.entry((*file, *fork)).or_default();
+            known.0 = Some(known.0.map_or(*limit, |before| before.min(*limit)));
+            known.1.retain(|block| block < limit);
+        }
+        for (file, fork, block, _) in summary.iter().filter(|entry| !entry.3) {
+            expected.entry((*file, *fork)).or_default().1.insert(*block);
+        }
+    }
+    let size = SegmentSize::MIN;
+    let mut ours: Option<SegmentIndex> = None;
+    let mut before: Option<SegmentIndex> = None;
+    for segment in workload::segments_in(&cluster.data_dir().join("pg_wal")) {
+        let first = segment.first_lsn(size).unwrap();
+        if first < size.start_of(start) || first >= size.start_of(end) {
+            continue;
+        }
+        let options = IndexOptions { segment_size: size, blocks: true };
+        let going = before.as_ref().map(|before| Indexer::after(before, segment, true).unwrap());
+        let mut indexer = going.unwrap_or_else(|| Indexer::new(segment, options).unwrap());
+        let bytes = std::fs::read(cluster.data_dir().join("pg_wal").join(segment.to_string())).unwrap();
+        indexer.feed(&bytes).unwrap();
+        let index = indexer.finish().unwrap();
+        match &mut ours {
+            Some(ours) => ours.merge(index.clone()).unwrap(),
+            None => ours = Some(index.clone()),
+        }
+        before = Some(index);
+    }
+    let ours = ours.unwrap().blocks.unwrap();
+    let mut found: BTreeMap<(RelFile, Fork), (Option<u32>, BTreeSet<u32>)> = BTreeMap::new();
+    for (file, fork, changed) in ours.iter().filter(|(_, fork, _)| *fork != Fork::FSM) {
+        found.insert((file, fork), (changed.limit(), changed.blocks().collect()));
+    }
+    expected.retain(|(_, fork), _| *fork != Fork::FSM);
+    let mut compared = 0;
+    for ((file, fork), theirs) in &expected {
+        let ours = found.get(&(*file, *fork)).unwrap_or_else(|| panic!("{file} {fork:?} is missing"));
+        assert_eq!(ours.0, theirs.0, "{file} {fork:?}");
+        // The server keeps blocks that were cut off again after the first time: they are beyond the file's end.
+        let path = cluster.data_dir().join(relation_path(*file, *fork, WalVersion::V18));
+        let blocks = std::fs::metadata(path).map_or(0, |file| (file.len() / 8192) as u32);
+        let is_there = |block: &&u32| **block < blocks;
+        assert!(ours.1.is_subset(&theirs.1), "{file} {fork:?}");
+        assert!(ours.1.iter().filter(is_there).eq(theirs.1.iter().filter(is_there)), "{file} {fork:?}");
+        compared += usize::from(blocks > 0);
+    }
+    assert!(compared > 50, "{compared}");
+    let only_ours: Vec<_> = found.iter().filter(|(key, _)| !expected.contains_key(key)).collect();
+    assert!(only_ours.is_empty(), "{only_ours:?}");
+}
+
+#[test]
+fn the_blocks_are_those_of_the_servers_summaries() {
+    for major in [17, 18] {
+        testkit::require_pg!(major);
+        check_against_summarizer(major);
     }
 }

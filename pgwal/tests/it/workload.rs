@@ -53,7 +53,8 @@ pub(crate) fn segments_in(dir: &Path) -> Vec<SegmentName> {
     segments
 }
 
-fn run_all(cluster: &Cluster) {
+/// Every kind of operation.
+pub(crate) fn run_all(cluster: &Cluster) {
     tables(cluster);
     indexes(cluster);
     transactions(cluster);
