@@ -4,7 +4,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use barkeep_transport::codec::{Compression, Level};
 use testkit::{Cluster, StopMode};
+
+use crate::support::Home;
 
 /// A stopped cluster with some WAL, and its segments in order.
 struct Wal {
@@ -136,4 +139,32 @@ fn finds_what_was_dropped_and_when() {
     let (code, stats, _) = barkeep(&["wal", "stats", "--by-relation"], &wal.paths(), None);
     assert_eq!(code, Some(0));
     assert!(stats.lines().count() > 10 && stats.contains("\nTotal"), "{stats}");
+}
+
+#[test]
+fn looks_into_a_servers_archive() {
+    testkit::require_pg!(18);
+    let wal = Wal::make(18);
+    let home = Home::new().server("main", "host=/nowhere");
+    let archive = home.path().join("main/wals");
+    for (number, segment) in wal.segments[..wal.segments.len() - 1].iter().enumerate() {
+        let name = segment.file_name().unwrap().to_str().unwrap();
+        let directory = archive.join(&name[..16]);
+        std::fs::create_dir_all(&directory).unwrap();
+        let (mut stored, plain) = (Vec::new(), std::fs::read(segment).unwrap());
+        // Archives are compressed, or become so.
+        if number % 2 == 0 {
+            let mut encoder = Compression::Zstd.writer(&mut stored, Level::Medium).unwrap();
+            encoder.write_all(&plain).unwrap();
+            encoder.finish().unwrap();
+        } else {
+            stored = plain;
+        }
+        std::fs::write(directory.join(name), stored).unwrap();
+    }
+    let said = home.run(["wal", "verify", "--server", "main"]).success().stdout;
+    assert!(said.contains(&format!("{} segments with ", wal.segments.len() - 1)), "{said}");
+    let (_, of_files, _) = barkeep(&["wal", "commits"], &wal.paths()[..wal.segments.len() - 1], None);
+    assert_eq!(home.run(["wal", "commits", "--server", "main"]).success().stdout, of_files);
+    home.run(["wal", "verify", "--server", "other"]).exits_with(1);
 }
