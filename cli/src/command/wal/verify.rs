@@ -60,10 +60,12 @@ fn print(lines: &mut Lines, report: &SegmentReport, input: &Input) -> Result<(),
         lines.line(|| format!("{segment}: the WAL ends at {}: {}", end.lsn, end.kind), || json!({}))?;
     }
     if let Some(lsn) = report.unfinished {
-        lines.line(
-            || format!("{segment}: the record at {lsn} goes on in the next segment, which is not at hand"),
-            || json!({}),
-        )?;
+        let why = if report.bytes < input.segment_size.bytes() {
+            "is not all there: the file ends"
+        } else {
+            "goes on in the next segment, which is not at hand"
+        };
+        lines.line(|| format!("{segment}: the record at {lsn} {why}"), || json!({}))?;
     }
     Ok(())
 }
