@@ -120,6 +120,10 @@ impl Observer for Teller {
             Event::HistorySaved { timeline } => {
                 output.info(format!("{name}: saved the history of timeline {timeline}"));
             }
+            Event::HistoryMissing { timeline } => output.warning(format!(
+                "{name}: the server has no history of timeline {timeline}: recovery cannot reach it from an earlier one. \
+                 If there is no base backup of timeline {timeline} yet, take one: barkeep backup {name}"
+            )),
             // One line every few seconds for years: for the log, and for those who ask for details.
             Event::SegmentCompleted { segment } => output.debug(format!("{name}: received {segment}")),
             Event::TimelineEnded { timeline, switch, next } => {
@@ -170,6 +174,13 @@ fn explain(error: &ReceiveError, name: &str) -> CommandError {
         ReceiveError::Write(error) if error.is_disk_full() => {
             what.hint("nothing that was reported to the server is lost; free space there and receiving goes on")
         }
+        ReceiveError::Write(WriteError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
+            what.hint("it was not written by this receiver: compare it with the .partial, and move it away")
+        }
+        ReceiveError::SaveHistory { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => what.hint(
+            "two clusters share this timeline's number: make sure that streaming_conninfo names the right one, and move \
+             the other's WAL and history away",
+        ),
         ReceiveError::Write(WriteError::Io { .. }) => {
             what.hint("check the disk; nothing that it did not take was reported to the server")
         }

@@ -30,6 +30,12 @@ pub enum Event<'a> {
         /// Whose history.
         timeline: TimelineId,
     },
+    /// The server has no history of this timeline, as after `pg_resetwal`: receiving goes on, and recovery can't go
+    /// from an earlier timeline to this one.
+    HistoryMissing {
+        /// Whose history.
+        timeline: TimelineId,
+    },
     /// A segment is whole, durable, and has its final name. Told from the writer's thread.
     SegmentCompleted {
         /// Which one.

@@ -21,6 +21,22 @@
 //!
 //! The position of `apply` is never told, so `synchronous_commit = remote_apply` waits for ever, as with
 //! pg_receivewal.
+//!
+//! ```no_run
+//! use pgwal::replication::ConnInfo;
+//! use pgwal::replication::receive::{Event, Receiver, ReceiverOptions};
+//! use std::sync::Arc;
+//!
+//! # async fn receive() -> Result<(), Box<dyn std::error::Error>> {
+//! let conninfo = ConnInfo::parse("host=/run/postgresql user=barman", &|name| std::env::var_os(name))?;
+//! let mut options = ReceiverOptions::new(conninfo, "/srv/wal");
+//! options.slot = Some("keeper".to_owned());
+//! options.create_slot = true;
+//! let observer = |event: &Event<'_>| eprintln!("{event:?}");
+//! Receiver::new(options, Arc::new(observer)).run(std::future::pending()).await?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod directory;
 mod error;
@@ -61,6 +77,13 @@ pub const DEFAULT_APPLICATION_NAME: &str = "barman_receive_wal";
 
 /// How long a request to stop waits for the disk to take what was received.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long the server may take to answer what is asked before streaming begins.
+const PREPARE_LIMIT: Duration = Duration::from_secs(60);
+
+/// The longest wait for a slot that somebody holds: most often it is the server's process of our own last connection,
+/// and gone in a moment.
+const SLOT_ACTIVE_WAIT: Duration = Duration::from_secs(2);
 
 /// The first version with READ_REPLICATION_SLOT, as PostgreSQL numbers versions.
 const READ_SLOT_SINCE: u32 = 150_000;
@@ -175,7 +198,7 @@ impl Receiver {
             let ready = tokio::select! {
                 biased;
                 _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
-                ready = self.prepare() => ready,
+                ready = within(PREPARE_LIMIT, self.prepare()) => ready,
             };
             let result = match ready {
                 Ok(ready) => self.stream(ready, stopped).await,
@@ -196,9 +219,8 @@ impl Receiver {
     fn wait_after(&mut self, error: &ReceiveError) -> Option<Duration> {
         if matches!(error, ReceiveError::SlotActive { .. }) {
             let since = *self.slot_active_since.get_or_insert_with(Instant::now);
-            if since.elapsed() >= self.options.retry.slot_active {
-                return None;
-            }
+            let more = since.elapsed() < self.options.retry.slot_active;
+            return more.then(|| self.backoff.wait().min(SLOT_ACTIVE_WAIT));
         }
         if let (ReceiveError::WalRemoved { start, .. }, StartOrigin::Archive) = (error, self.origin) {
             // The next best start then, and the gap is told.
@@ -273,7 +295,14 @@ impl Receiver {
         if timeline == TimelineId::FIRST {
             return Ok(History::root(timeline));
         }
-        let file = connection.timeline_history(timeline).await?;
+        let file = match connection.timeline_history(timeline).await {
+            Ok(file) => file,
+            Err(error) if error.sqlstate() == Some(SqlState::UNDEFINED_FILE) => {
+                self.observer.event(&Event::HistoryMissing { timeline });
+                return Ok(History::root(timeline));
+            }
+            Err(error) => return Err(error.into()),
+        };
         let history = History::parse(timeline, &file.content)?;
         let path = self.options.directory.join(WalFile::History(timeline).to_string());
         let new = self
@@ -334,7 +363,8 @@ impl Receiver {
             let command = StartPhysical { slot: slot.clone(), start: start.lsn, timeline: start.timeline };
             let refused =
                 |error| ReceiveError::from_stream(error, slot.as_deref(), start.timeline, start.lsn);
-            let stream = connection.start_physical(command).await.map_err(refused)?;
+            let begun = async { connection.start_physical(command).await.map_err(refused) };
+            let stream = within(PREPARE_LIMIT, begun).await?;
             self.slot_active_since = None;
             self.origin = start.origin;
             let held = matches!(start.origin, StartOrigin::Streaming | StartOrigin::Archive);
@@ -375,5 +405,28 @@ impl Receiver {
             tokio::task::spawn_blocking(move || StreamingDirectory::open(&path).and_then(|d| work(&d)));
         let result = task.await.unwrap_or_else(|gone| Err(io::Error::other(gone)));
         result.map_err(|source| ReceiveError::Directory { path: self.options.directory.clone(), source })
+    }
+}
+
+/// Gives up waiting for the server after a time.
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, ReceiveError>>,
+) -> Result<T, ReceiveError> {
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(ReceiveError::Silent(limit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So that a runtime with several threads can run it.
+    #[test]
+    fn a_receiver_can_move_between_threads() {
+        fn check<T: Send>(_: T) {}
+        let conninfo = ConnInfo::parse("", &|_| None).unwrap();
+        let observer = |_: &Event<'_>| {};
+        let receiver = Receiver::new(ReceiverOptions::new(conninfo, "."), Arc::new(observer));
+        check(receiver.run(std::future::pending()));
     }
 }

@@ -13,7 +13,7 @@ use super::error::ReceiveError;
 use super::event::{Event, Observer};
 use super::flush::WriteError;
 use super::start::{StartOrigin, StartPoint};
-use super::writer::{Progress, Room, Writer};
+use super::writer::{Progress, Queue, Room, Writer};
 use crate::replication::{ReplicationError, StandbyStatus, TimelineEnd, WalEvent, WalStream};
 use crate::{Lsn, SegmentSize};
 
@@ -187,9 +187,9 @@ impl<'c> Session<'c> {
             biased;
             // An error means that nobody is left who could ask to stop, as good as being asked.
             _ = stopped.wait_for(|stopped| *stopped) => Woken::Stop,
-            moved = when(progress, async |progress| progress.changed().await.is_ok()) => Woken::Progress(moved),
+            moved = moved(progress) => Woken::Progress(moved),
             _ = tick.tick() => Woken::Tick,
-            room = when(waiting, async |(bytes, queue)| queue.room_for(bytes).await) => Woken::Room(room),
+            room = room_in(waiting) => Woken::Room(room),
             event = self.stream.next(), if waiting.is_none() => Woken::Event(event),
         }
     }
@@ -293,10 +293,18 @@ impl<'c> Session<'c> {
     }
 }
 
-/// Runs `wait` on what there is, or waits for ever where there is nothing.
-async fn when<T, R>(what: Option<T>, wait: impl AsyncFnOnce(T) -> R) -> R {
-    match what {
-        Some(what) => wait(what).await,
+/// Waits until the durable position has moved; false when the writer has ended. Without a writer, for ever.
+async fn moved(progress: Option<&mut watch::Receiver<Option<Progress>>>) -> bool {
+    match progress {
+        Some(progress) => progress.changed().await.is_ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for room for what waits for it; if nothing does, for ever.
+async fn room_in(waiting: Option<(usize, &Queue)>) -> Room {
+    match waiting {
+        Some((bytes, queue)) => queue.room_for(bytes).await,
         None => std::future::pending().await,
     }
 }

@@ -18,6 +18,9 @@ use crate::{Lsn, SegmentName, SegmentSize, TimelineId};
 /// server down.
 const QUEUE_BYTES: u32 = 8 << 20;
 
+/// What each message counts for in the queue besides its length, in bytes: a flood of empty ones has to end too.
+const JOB_BYTES: u32 = 256;
+
 /// How much may be written before it is synced, in bytes. Without load every message is synced at once, and under
 /// load the next group gathers while the last is synced; this bounds the group when the disk is quick to take data
 /// and slow to sync.
@@ -156,7 +159,7 @@ impl Queue {
 
     /// One message may be larger than the whole queue; it then takes all of it.
     fn permits(bytes: usize) -> u32 {
-        u32::try_from(bytes).unwrap_or(u32::MAX).min(QUEUE_BYTES)
+        u32::try_from(bytes).unwrap_or(u32::MAX).saturating_add(JOB_BYTES).min(QUEUE_BYTES)
     }
 }
 
@@ -268,6 +271,12 @@ mod tests {
         let bytes = vec![1; QUEUE_BYTES as usize + 1];
         send(&writer, SEGMENT, &bytes).await;
         assert_eq!(writer.finish().await.unwrap().get(), Lsn::from_u64(SEGMENT + u64::from(QUEUE_BYTES) + 1));
+    }
+
+    #[tokio::test]
+    async fn empty_messages_fill_the_queue_too() {
+        let permits = Queue::permits(0);
+        assert!(permits > 0 && QUEUE_BYTES / permits < 100_000);
     }
 
     #[tokio::test]

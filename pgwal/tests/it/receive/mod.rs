@@ -47,15 +47,18 @@ impl Receiving {
     /// Waits for an event that begins like this, and returns it.
     #[track_caller]
     fn expect(&self, beginning: &str) -> String {
-        wait_for(&format!("{beginning:?} among the events"), 60, || {
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            let ended = self.thread.as_ref().is_some_and(JoinHandle::is_finished);
             let events = self.events();
-            if self.thread.as_ref().is_some_and(JoinHandle::is_finished)
-                && !events.iter().any(|e| e.starts_with(beginning))
-            {
-                panic!("the receiver has ended after {events:?}");
+            if let Some(event) = events.iter().find(|event| event.starts_with(beginning)) {
+                return event.clone();
             }
-            events.into_iter().find(|event| event.starts_with(beginning))
-        })
+            assert!(!ended, "the receiver has ended after {events:#?}");
+            let late = std::time::Instant::now() > deadline;
+            assert!(!late, "waited in vain for {beginning:?} among {events:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Asks it to stop, as SIGTERM would.
