@@ -11,8 +11,8 @@
 //! * A flush position is told to the server only after the sync that makes it true: a [`FlushedLsn`] can be made by
 //!   nothing else. It is told at once, always, so that the receiver works as a synchronous standby without being
 //!   configured as one, also when `synchronous_standby_names` comes to name it while it runs.
-//! * Syncs are grouped: a lone commit is synced when it arrives; under load the next group gathers while the last one
-//!   is being synced. A slow disk delays no answer to a keepalive.
+//! * Syncs are grouped: a lone commit is synced when it arrives, a load in pieces as large as the server sends them, and
+//!   the next group gathers while the last one is being synced. A slow disk delays no answer to a keepalive.
 //! * A segment gets its final name only when all of it is durable; `<segment>.partial` is always of full size, filled
 //!   with zeros, as pg_receivewal leaves it, and either program can go on where the other stopped.
 //! * After a failed write or sync that writer writes nothing more: a new one starts over from the beginning of the

@@ -73,8 +73,8 @@ pub(super) struct Session<'c> {
     slot: Option<String>,
     /// Where the next byte from the server belongs.
     expected: Lsn,
-    /// WAL for which the queue has no room. While there is some, the socket is not read.
-    waiting: Option<(Lsn, Bytes)>,
+    /// WAL for which the queue has no room, and whether more of it is on its way. While there is some, the socket is not read.
+    waiting: Option<(Lsn, Bytes, bool)>,
     reported: Instant,
     heard: Instant,
     asked: bool,
@@ -159,8 +159,8 @@ impl<'c> Session<'c> {
                     self.tick().await?;
                 }
                 Woken::Room(room) => {
-                    if let (Some((at, bytes)), Some(writer)) = (self.waiting.take(), &self.writer) {
-                        writer.queue.write(room, at, &bytes);
+                    if let (Some((at, bytes, more)), Some(writer)) = (self.waiting.take(), &self.writer) {
+                        writer.queue.write(room, at, &bytes, more);
                         self.heard = Instant::now();
                     }
                 }
@@ -182,7 +182,7 @@ impl<'c> Session<'c> {
             Some(Writer { progress, queue, .. }) => (Some(progress), Some(&*queue)),
             None => (None, None),
         };
-        let waiting = self.waiting.as_ref().zip(queue).map(|((_, bytes), queue)| (bytes.len(), queue));
+        let waiting = self.waiting.as_ref().zip(queue).map(|((_, bytes, _), queue)| (bytes.len(), queue));
         tokio::select! {
             biased;
             // An error means that nobody is left who could ask to stop, as good as being asked.
@@ -196,19 +196,21 @@ impl<'c> Session<'c> {
 
     async fn take(&mut self, event: WalEvent) -> Result<Option<TimelineEnd>, ReceiveError> {
         match event {
-            WalEvent::Data { start, bytes, .. } => {
+            WalEvent::Data { start, bytes, server_end, .. } => {
                 if start != self.expected {
                     return Err(WriteError::OutOfSequence { expected: self.expected, found: start }.into());
                 }
                 let past = || WriteError::PastTheEnd { start, bytes: bytes.len() };
                 self.expected = start.checked_add(bytes.len() as u64).ok_or_else(past)?;
+                // What the server has set out to send goes further than this message.
+                let more = self.expected < server_end;
                 let writer = match &mut self.writer {
                     Some(writer) => writer,
                     none => none.insert(self.sink.start(self.start).await?),
                 };
                 match writer.queue.room_now(bytes.len()) {
-                    Some(room) => writer.queue.write(room, start, &bytes),
-                    None => self.waiting = Some((start, bytes)),
+                    Some(room) => writer.queue.write(room, start, &bytes, more),
+                    None => self.waiting = Some((start, bytes, more)),
                 }
                 Ok(None)
             }
@@ -266,9 +268,9 @@ impl<'c> Session<'c> {
 
     /// Hands over what waits for room.
     async fn drain(&mut self, writer: &Writer) {
-        if let Some((at, bytes)) = self.waiting.take() {
+        if let Some((at, bytes, more)) = self.waiting.take() {
             let room = writer.queue.room_for(bytes.len()).await;
-            writer.queue.write(room, at, &bytes);
+            writer.queue.write(room, at, &bytes, more);
         }
     }
 

@@ -4,11 +4,11 @@
 //! The thread exists so that a slow disk never delays an answer to the server: the socket task goes on speaking while
 //! a sync takes its time.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::directory::{SegmentDirectory, StreamingDirectory};
 use super::flush::{FlushedLsn, SegmentWriter, WriteError};
@@ -21,13 +21,15 @@ const QUEUE_BYTES: u32 = 8 << 20;
 /// What each message counts for in the queue besides its length, in bytes: a flood of empty ones has to end too.
 const JOB_BYTES: u32 = 256;
 
-/// How much may be written before it is synced, in bytes. Without load every message is synced at once, and under
-/// load the next group gathers while the last is synced; this bounds the group when the disk is quick to take data
-/// and slow to sync.
+/// How much may be written before it is synced, in bytes.
+///
+/// What the server has sent is synced as soon as it has come to an end: each message says whether more is on its way.
+/// So a lone commit is synced at once, and a load in pieces as large as the server makes them; this and
+/// [`MAX_GROUP_AGE`] bound a piece that does not end.
 const MAX_GROUP_BYTES: u64 = 8 << 20;
 
 /// How long written WAL may wait for its sync while more keeps coming.
-const MAX_GROUP_AGE: Duration = Duration::from_millis(20);
+const MAX_GROUP_AGE: Duration = Duration::from_millis(30);
 
 /// The largest message a walsender sends (`MAX_SEND_SIZE`), and the size of the buffers that are used again and
 /// again, in bytes.
@@ -47,7 +49,7 @@ pub(super) struct Progress {
 }
 
 enum Job {
-    Write { at: Lsn, bytes: Vec<u8>, room: Room },
+    Write { at: Lsn, bytes: Vec<u8>, more: bool, room: Room },
     EndTimeline,
 }
 
@@ -64,7 +66,7 @@ pub(super) struct Writer {
 /// The way to the thread, bounded in bytes.
 #[derive(Debug)]
 pub(super) struct Queue {
-    jobs: mpsc::UnboundedSender<Job>,
+    jobs: mpsc::Sender<Job>,
     room: Arc<Semaphore>,
     pool: Arc<Pool>,
 }
@@ -96,7 +98,7 @@ impl Writer {
         end_timeline: fn(SegmentWriter<D>) -> Result<FlushedLsn, WriteError>,
         mut completed: impl FnMut(SegmentName) + Send + 'static,
     ) -> Result<Self, WriteError> {
-        let (jobs, inbox) = mpsc::unbounded_channel();
+        let (jobs, inbox) = mpsc::channel();
         let (publish, progress) = watch::channel(None);
         let (report, result) = oneshot::channel();
         let pool = Arc::new(Pool::default());
@@ -148,13 +150,13 @@ impl Queue {
             .map(|held| Room { _held: Some(held) })
     }
 
-    /// Hands received WAL to the thread. Should that have ended, its progress tells.
+    /// Hands received WAL to the thread; `more` says that what follows is on its way already. Should that have ended, its progress tells.
     ///
     /// The bytes are copied: kept as they are, they would keep the socket's buffer from being used again, and the
     /// page faults of ever new buffers cost several times what the copy does.
-    pub(super) fn write(&self, room: Room, at: Lsn, bytes: &[u8]) {
+    pub(super) fn write(&self, room: Room, at: Lsn, bytes: &[u8], more: bool) {
         let bytes = self.pool.filled_with(bytes);
-        let _ = self.jobs.send(Job::Write { at, bytes, room });
+        let _ = self.jobs.send(Job::Write { at, bytes, more, room });
     }
 
     /// One message may be larger than the whole queue; it then takes all of it.
@@ -190,7 +192,7 @@ impl Pool {
 
 fn run<D: SegmentDirectory>(
     mut writer: SegmentWriter<D>,
-    mut inbox: mpsc::UnboundedReceiver<Job>,
+    inbox: mpsc::Receiver<Job>,
     publish: &watch::Sender<Option<Progress>>,
     pool: &Pool,
     end_timeline: fn(SegmentWriter<D>) -> Result<FlushedLsn, WriteError>,
@@ -198,20 +200,22 @@ fn run<D: SegmentDirectory>(
 ) -> Result<FlushedLsn, WriteError> {
     let mut last = writer.flush()?;
     publish.send_replace(Some(Progress { written: writer.written(), flushed: last }));
-    while let Some(first) = inbox.blocking_recv() {
+    while let Ok(first) = inbox.recv() {
         let began = Instant::now();
         let mut next = Some(first);
         while let Some(job) = next {
-            match job {
-                Job::Write { at, bytes, room } => {
-                    writer.write(at, &bytes, completed)?;
-                    pool.give_back(bytes);
-                    drop(room);
-                }
-                Job::EndTimeline => return end_timeline(writer),
-            }
-            let full = writer.unflushed() >= MAX_GROUP_BYTES || began.elapsed() >= MAX_GROUP_AGE;
-            next = if full { None } else { inbox.try_recv().ok() };
+            let Job::Write { at, bytes, more, room } = job else { return end_timeline(writer) };
+            writer.write(at, &bytes, completed)?;
+            pool.give_back(bytes);
+            drop(room);
+            let left = MAX_GROUP_AGE.saturating_sub(began.elapsed());
+            next = if writer.unflushed() >= MAX_GROUP_BYTES || left.is_zero() {
+                None
+            } else if more {
+                inbox.recv_timeout(left).ok()
+            } else {
+                inbox.try_recv().ok()
+            };
         }
         let flushed = writer.flush()?;
         if flushed != last {
@@ -235,7 +239,7 @@ mod tests {
 
     async fn send(writer: &Writer, at: u64, bytes: &[u8]) {
         let room = writer.queue.room_for(bytes.len()).await;
-        writer.queue.write(room, Lsn::from_u64(at), bytes);
+        writer.queue.write(room, Lsn::from_u64(at), bytes, false);
     }
 
     fn flushed(writer: &mut Writer) -> Lsn {
@@ -248,6 +252,17 @@ mod tests {
         let mut writer = writer(path.path()).await.unwrap();
         assert_eq!(flushed(&mut writer), Lsn::from_u64(SEGMENT));
         send(&writer, SEGMENT, b"commit").await;
+        writer.progress.changed().await.unwrap();
+        assert_eq!(flushed(&mut writer), Lsn::from_u64(SEGMENT + 6));
+    }
+
+    #[tokio::test]
+    async fn a_message_that_others_were_to_follow_does_not_wait_for_ever() {
+        let path = tempfile::tempdir().unwrap();
+        let mut writer = writer(path.path()).await.unwrap();
+        let _ = flushed(&mut writer);
+        let room = writer.queue.room_for(6).await;
+        writer.queue.write(room, Lsn::from_u64(SEGMENT), b"commit", true);
         writer.progress.changed().await.unwrap();
         assert_eq!(flushed(&mut writer), Lsn::from_u64(SEGMENT + 6));
     }
