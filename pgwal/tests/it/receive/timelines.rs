@@ -103,3 +103,36 @@ fn leaves_a_branch_that_the_new_primary_never_had() {
     assert!(branch.iter().all(|name| names.contains(name)), "{branch:?} {names:?}");
     assert!(names.iter().any(|name| name.len() == 24 && name.starts_with("00000002")), "{names:?}");
 }
+
+#[test]
+fn a_history_that_the_server_has_lost_is_told_and_does_not_stop_receiving() {
+    testkit::require_pg!(15);
+    let primary = Cluster::builder(15).segment_size_mib(1).start();
+    let standby = primary.standby("standby");
+    primary.wait_for_replay_by(&standby);
+    standby.promote();
+    std::fs::remove_file(standby.data_dir().join("pg_wal/00000002.history")).unwrap();
+    let directory = TestDir::new();
+    let receiving = Receiving::start(options(&standby, &directory));
+    receiving.expect("HistoryMissing");
+    receiving.expect("streaming 2");
+    write(&standby, 100);
+    wait_until_flushed(&standby);
+    receiving.stop();
+}
+
+#[test]
+fn another_cluster_s_history_of_the_same_timeline_is_not_replaced() {
+    testkit::require_pg!(15);
+    let primary = Cluster::builder(15).segment_size_mib(1).start();
+    let standby = primary.standby("standby");
+    primary.wait_for_replay_by(&standby);
+    standby.promote();
+    let directory = TestDir::new();
+    directory.write("00000002.history", "1\t0/100\tanother promotion\n");
+    let error = Receiving::start(options(&standby, &directory)).failure();
+    assert!(matches!(error, ReceiveError::SaveHistory { .. }), "{error}");
+    assert!(error.to_string().contains("00000002.history"), "{error}");
+    let kept = std::fs::read_to_string(directory.join("00000002.history")).unwrap();
+    assert_eq!(kept, "1\t0/100\tanother promotion\n");
+}
