@@ -82,6 +82,8 @@ impl Shared {
             self.barman.run(&["archive-wal", "main"]);
             self.barman.server_dir("main").join("wals").join(&last[..16]).join(&last).exists().then_some(())
         });
+        // A backup that ended before its last segment was archived waits until somebody looks again.
+        self.barman.run(&["check-backup", "main", "latest"]);
         drop(receiver);
     }
 
