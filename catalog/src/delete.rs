@@ -4,14 +4,16 @@
 //! then on nobody takes its shrinking directory for a backup, and whoever finds the mark later goes on. The mark is the
 //! last thing to be removed.
 
-use std::collections::{BTreeSet, HashSet};
+mod hooks;
+mod wal;
 
 use barkeep_transport::durable;
-use pgwal::WalFile;
 
 use crate::store::{CatalogError, names_in};
-use crate::xlogdb::{self, Locked};
-use crate::{BackupId, Catalog, Layout, Status};
+use crate::{BackupId, Catalog, Status};
+
+pub use hooks::{DeletionHooks, DoomedBackup, DoomedWal, NoHooks, Stopped};
+pub use wal::remove_wal;
 
 /// The mark of a backup whose deletion has begun.
 const DELETE_MARK: &str = "delete_this";
@@ -102,55 +104,13 @@ impl Catalog {
     }
 }
 
-/// Removes files from the archive: first from its list, then themselves, then the directories that are empty. Files that
-/// are not there are fine, so an interrupted removal can be repeated.
-///
-/// # Errors
-/// When storage fails.
-pub fn remove_wal(layout: &Layout, files: &[WalFile]) -> Result<(), CatalogError> {
-    if files.is_empty() {
-        return Ok(());
-    }
-    let gone: HashSet<WalFile> = files.iter().copied().collect();
-    {
-        let list = Locked::acquire(layout)?;
-        let mut listed = list.read()?;
-        if !listed.faults.is_empty() {
-            // What the wrong lines meant is in the archive.
-            let known: HashSet<WalFile> = listed.entries.iter().map(|entry| entry.file).collect();
-            listed
-                .entries
-                .extend(xlogdb::scan(layout)?.into_iter().filter(|entry| !known.contains(&entry.file)));
-        }
-        listed.entries.retain(|entry| !gone.contains(&entry.file));
-        list.replace(&listed.entries)?;
-    }
-    let mut directories = BTreeSet::new();
-    for file in files {
-        durable::remove_unsynced(&layout.wal(file))?;
-        directories.insert(layout.wal_directory(file));
-    }
-    for directory in directories {
-        if !directory.exists() {
-            continue;
-        }
-        durable::sync_dir(&directory)?;
-        if directory != layout.wals && names_in(&directory)?.is_empty() {
-            match durable::remove_dir(&directory) {
-                // The archiver has just put something into it.
-                Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
-                outcome => drop(outcome?),
-            }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BackupInfo, Keep, backup_info};
+    use crate::xlogdb::{self, Locked};
+    use crate::{BackupInfo, Keep, Layout, backup_info};
     use barkeep_transport::faults::Faults;
+    use pgwal::WalFile;
     use std::fs;
     use std::path::Path;
 
@@ -190,7 +150,7 @@ mod tests {
     fn delete(catalog: &Catalog, id: BackupId, wal: &[WalFile]) -> Result<(), CatalogError> {
         catalog.mark_for_deletion(id)?;
         catalog.remove_backup_files(id)?;
-        remove_wal(catalog.layout(), wal)?;
+        remove_wal(catalog.layout(), wal, &NoHooks)?;
         catalog.forget_backup(id)
     }
 
@@ -216,9 +176,9 @@ mod tests {
         assert!(!exists(&layout.wal(&OLD.parse().unwrap())));
         assert!(exists(&layout.wal(&KEPT.parse().unwrap())));
         // Nobody looks for a directory that is no longer there.
-        remove_wal(layout, &[KEPT.parse().unwrap()]).unwrap();
+        remove_wal(layout, &[KEPT.parse().unwrap()], &NoHooks).unwrap();
         assert!(!exists(&layout.wals.join("0000000100000000")));
-        remove_wal(layout, &[KEPT.parse().unwrap()]).unwrap();
+        remove_wal(layout, &[KEPT.parse().unwrap()], &NoHooks).unwrap();
     }
 
     #[test]
@@ -250,7 +210,7 @@ mod tests {
                 assert_eq!(marked, id(2));
                 let _ = catalog.mark_for_deletion(marked);
                 catalog.remove_backup_files(marked).unwrap();
-                remove_wal(layout, &wal).unwrap();
+                remove_wal(layout, &wal, &NoHooks).unwrap();
                 catalog.forget_backup(marked).unwrap();
                 assert!(!exists(&layout.backup(id(2))));
                 assert_eq!(listed(&catalog), [KEPT]);
@@ -265,7 +225,7 @@ mod tests {
         let (_home, catalog) = home();
         let layout = catalog.layout();
         fs::write(layout.xlogdb(), format!("{OLD}\t3\t1.5\tNone\tNone\nrubbish\n")).unwrap();
-        remove_wal(layout, &[OLD.parse().unwrap()]).unwrap();
+        remove_wal(layout, &[OLD.parse().unwrap()], &NoHooks).unwrap();
         let list = xlogdb::read(layout).unwrap();
         assert_eq!(list.faults, []);
         assert_eq!(listed(&catalog), [KEPT]);

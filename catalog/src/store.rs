@@ -82,6 +82,9 @@ pub enum CatalogError {
     /// The list of archived files can't be used.
     #[error(transparent)]
     XlogDb(#[from] xlogdb::XlogDbError),
+    /// A hook stopped a deletion.
+    #[error(transparent)]
+    Stopped(#[from] crate::delete::Stopped),
 }
 
 /// A backup kept from retention and deletion.

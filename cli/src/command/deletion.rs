@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use barkeep_catalog::delete::{self, DeletionHooks, DoomedBackup, NoHooks};
 use barkeep_catalog::lock::LockError;
 use barkeep_catalog::{BackupId, BackupInfo, Keep, ServerLock, Status, Task};
-use barkeep_catalog::{delete, wal, xlogdb};
+use barkeep_catalog::{Backups, wal, xlogdb};
 use barkeep_retention::{Claim, plan};
 use pgwal::{Lsn, WalFile};
 
@@ -47,11 +48,9 @@ pub(super) fn delete_tree(server: &ServerContext, id: BackupId) -> Result<Outcom
     }
     // Where recovery from the oldest of them begins: if no backup remains, WAL from there on is kept.
     let begin = tree.iter().filter_map(|id| Origin::of(backups.get(*id)?)).min_by_key(|origin| origin.begin);
-    for id in tree.iter().rev() {
-        server.catalog().mark_for_deletion(*id)?;
-    }
+    let hooks = hooks(server);
     for id in &tree {
-        delete_one(server, *id, begin)?;
+        delete_one(server, &backups, *id, begin, &*hooks)?;
     }
     for lock in locks {
         lock.remove();
@@ -79,13 +78,36 @@ pub(super) fn finish(server: &ServerContext, id: BackupId) -> Result<Outcome, Co
     Ok(Outcome::Deleted)
 }
 
-fn delete_one(server: &ServerContext, id: BackupId, begin: Option<Origin>) -> Result<(), CommandError> {
+/// Whom a server wants to be told of deletions.
+fn hooks(_server: &ServerContext) -> Box<dyn DeletionHooks> {
+    Box::new(NoHooks)
+}
+
+fn delete_one(
+    server: &ServerContext,
+    backups: &Backups,
+    id: BackupId,
+    begin: Option<Origin>,
+    hooks: &dyn DeletionHooks,
+) -> Result<(), CommandError> {
     let (name, output) = (server.name(), &server.output);
     let (started, clock) = (jiff::Zoned::now(), Instant::now());
+    let doomed = backups.get(id).map(|info| DoomedBackup {
+        info,
+        previous: backups.usable_before(id).map(|info| info.id),
+        next: backups.usable_after(id).map(|info| info.id),
+    });
+    if let Some(doomed) = &doomed {
+        hooks.before_backup(doomed).map_err(|stopped| {
+            CommandError::new(format!("backup {id} of server {name} was not deleted: {stopped}"))
+        })?;
+    }
     output.info(format!("Deleting backup {id} for server {name}"));
-    server.catalog().remove_backup_files(id)?;
-    purge_wal(server, begin)?;
-    server.catalog().forget_backup(id)?;
+    let outcome = sweep_one(server, id, begin, hooks);
+    if let Some(doomed) = &doomed {
+        hooks.after_backup(doomed, outcome.as_ref().err().map(ToString::to_string).as_deref());
+    }
+    outcome?;
     output.info(format!(
         "Deleted backup {id} (start time: {}, elapsed time: {})",
         super::shown::ctime(&started),
@@ -94,16 +116,33 @@ fn delete_one(server: &ServerContext, id: BackupId, begin: Option<Origin>) -> Re
     Ok(())
 }
 
+/// Marks a backup and removes it, its record last.
+fn sweep_one(
+    server: &ServerContext,
+    id: BackupId,
+    begin: Option<Origin>,
+    hooks: &dyn DeletionHooks,
+) -> Result<(), CommandError> {
+    server.catalog().mark_for_deletion(id)?;
+    server.catalog().remove_backup_files(id)?;
+    purge_wal(server, begin, hooks)?;
+    server.catalog().forget_backup(id)?;
+    Ok(())
+}
+
 /// Removes the WAL that recovery from no remaining backup can ask for. When no backup remains, what lies before `begin`.
-fn purge_wal(server: &ServerContext, begin: Option<Origin>) -> Result<(), CommandError> {
+fn purge_wal(
+    server: &ServerContext,
+    begin: Option<Origin>,
+    hooks: &dyn DeletionHooks,
+) -> Result<(), CommandError> {
     let removable = removable_wal(server, begin)?;
     if removable.is_empty() {
         return Ok(());
     }
     server.output.info("Delete associated WAL segments:");
-    delete::remove_wal(&server.layout(), &removable)?;
-    for file in &removable {
-        server.output.info(format!("\t{file}"));
+    for entry in delete::remove_wal(&server.layout(), &removable, hooks)? {
+        server.output.info(format!("\t{}", entry.file));
     }
     Ok(())
 }
@@ -118,9 +157,8 @@ pub(super) fn purge_before_first(server: &ServerContext) -> Result<(), CommandEr
         return Ok(());
     }
     server.output.info("WAL segments preceding the current backup have been found:");
-    delete::remove_wal(&server.layout(), &removable)?;
-    for file in &removable {
-        server.output.info(format!("\t{file} from server {} has been removed", server.name()));
+    for entry in delete::remove_wal(&server.layout(), &removable, &*hooks(server))? {
+        server.output.info(format!("\t{} from server {} has been removed", entry.file, server.name()));
     }
     Ok(())
 }
