@@ -1,7 +1,8 @@
 //! Backups whose process is gone: their records say that they are being taken, and nobody is at it any more.
 //!
-//! Whoever takes a backup holds the server's backup lock until its last record is written. So an unfinished record whose
-//! lock is free has failed; readers show it so, and writers record it.
+//! Whoever takes a backup holds the server's backup lock until its last record is written, or at least the lock of that
+//! one backup, while a hook script has its turn. So an unfinished record whose locks are free has failed; readers show it
+//! so, and writers record it.
 
 use std::time::Duration;
 
@@ -46,10 +47,8 @@ impl Catalog {
     /// When the catalogue can't be read or written.
     pub fn sweep_locked(&self, _backup_lock: &ServerLock) -> Result<Vec<BackupId>, CatalogError> {
         let mut swept = Vec::new();
-        for mut info in self.backups()?.by_id.into_values() {
-            let unfinished = matches!(info.status, Status::Empty | Status::Started)
-                || (info.status == Status::Syncing && self.is_free(Task::SyncBackup(info.id))?);
-            if unfinished {
+        for mut info in self.backups()?.by_id.into_values().filter(|info| info.status.is_unfinished()) {
+            if self.is_free(task_of(&info))? {
                 mark_abandoned(&mut info);
                 self.save(&info)?;
                 swept.push(info.id);
@@ -66,12 +65,9 @@ impl Catalog {
         let backup_free = self.is_free(Task::Backup)?;
         let mut abandoned = Vec::new();
         for backup in unfinished {
-            let gone = match backup.status {
-                Status::Syncing => self.is_free(Task::SyncBackup(backup.id))?,
-                // A server has one backup at a time: the lock's holder can only be at the newest.
-                _ => backup_free || backup.id != newest,
-            };
-            if !gone {
+            // A server has one backup at a time: the holder of the server's lock can only be at the newest.
+            let holder_may_be_at_it = backup.status != Status::Syncing && !backup_free && backup.id == newest;
+            if holder_may_be_at_it || !self.is_free(task_of(backup))? {
                 continue;
             }
             // It may have ended between the reading of its record and the asking for its lock. Its last record is
@@ -95,6 +91,14 @@ impl Catalog {
             Err(LockError::Held { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// What keeps the lock of one unfinished backup.
+fn task_of(info: &BackupInfo) -> Task {
+    match info.status {
+        Status::Syncing => Task::SyncBackup(info.id),
+        _ => Task::OneBackup(info.id),
     }
 }
 
@@ -155,5 +159,18 @@ mod tests {
         assert_eq!(catalog.sweep().unwrap(), [], "the holder is at work");
         drop(lock);
         assert_eq!(statuses(&catalog.current().unwrap()), [Status::Failed, Status::Failed]);
+    }
+    #[test]
+    fn a_backup_whose_own_lock_is_held_is_being_taken() {
+        let (_home, catalog) = home();
+        record(&catalog, "20260102T000000", Status::Empty);
+        let id = "20260102T000000".parse().unwrap();
+        let own = ServerLock::try_acquire(catalog.layout(), Task::OneBackup(id)).unwrap();
+        assert_eq!(statuses(&catalog.current().unwrap()), [Status::Empty]);
+        assert_eq!(catalog.sweep().unwrap(), []);
+        let lock = ServerLock::try_acquire(catalog.layout(), Task::Backup).unwrap();
+        assert_eq!(catalog.sweep_locked(&lock).unwrap(), []);
+        drop(own);
+        assert_eq!(catalog.sweep_locked(&lock).unwrap(), [id]);
     }
 }

@@ -15,7 +15,7 @@ use crate::output::Output;
 pub struct Context {
     config: Config,
     output: Output,
-    home: Option<PathBuf>,
+    surroundings: Arc<Surroundings>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -37,12 +37,25 @@ pub struct ServerContext {
     pub config: Arc<ServerConfig>,
     /// Where to speak.
     pub output: Output,
+    /// What programs that are started for the server are told.
+    pub surroundings: Arc<Surroundings>,
+}
+
+/// What barkeep knows of the place it was started in, for the programs that it starts in turn.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The main configuration file, as a full path.
+    pub config_path: PathBuf,
+    /// `HOME`, where it is not the one of barkeep's own environment, after a change of user.
+    pub home: Option<PathBuf>,
 }
 
 impl Context {
     /// A context; `home` replaces the environment's `HOME` after a change of user.
     pub fn new(config: Config, output: Output, home: Option<PathBuf>) -> Self {
-        Context { config, output, home, runtime: None }
+        let config_path = std::path::absolute(&config.path).unwrap_or_else(|_| config.path.clone());
+        let surroundings = Arc::new(Surroundings { config_path, home });
+        Context { config, output, surroundings, runtime: None }
     }
 
     /// The configuration.
@@ -68,7 +81,7 @@ impl Context {
     /// An environment variable as the user barkeep runs as has it. Give this to `ConnInfo::parse`, and set `HOME` from it
     /// for child processes: the process's own environment still has the invoker's.
     pub fn env(&self, name: &str) -> Option<OsString> {
-        match (&self.home, name) {
+        match (&self.surroundings.home, name) {
             (Some(home), "HOME") => Some(home.clone().into_os_string()),
             _ => std::env::var_os(name),
         }
@@ -150,7 +163,11 @@ impl Context {
     }
 
     fn context_of(&self, config: &Arc<ServerConfig>) -> ServerContext {
-        ServerContext { config: Arc::clone(config), output: self.output.clone() }
+        ServerContext {
+            config: Arc::clone(config),
+            output: self.output.clone(),
+            surroundings: Arc::clone(&self.surroundings),
+        }
     }
 
     fn refuse_conflicts(&self) -> Result<(), CommandError> {

@@ -8,6 +8,7 @@ pub mod command;
 pub mod config;
 pub mod context;
 pub mod error;
+mod hooks;
 pub mod live;
 mod logging;
 pub mod output;
@@ -24,6 +25,9 @@ use config::Config;
 use context::Context;
 use error::{CommandError, exit};
 use output::{Format, Output, Style};
+
+/// The version of Barman whose commands, formats and hooks these are.
+pub const BARMAN_VERSION: &str = "3.20.1";
 
 /// Runs the program with this command line, the program's name first, and tells its exit code.
 pub fn run(words: Vec<OsString>) -> ExitCode {

@@ -7,6 +7,7 @@
 pub(crate) mod facts;
 mod precheck;
 mod report;
+mod scripts;
 mod take;
 mod wals;
 
@@ -73,21 +74,7 @@ fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> 
     let job = prepare(context, server, args)?;
     let catalog = server.catalog();
     catalog.create_directories()?;
-    let lock = match ServerLock::try_acquire(catalog.layout(), Task::Backup) {
-        Ok(lock) => lock,
-        Err(LockError::Held { pid, .. }) => {
-            let who = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-            return Err(
-                CommandError::new(format!("A backup of server '{name}' is already running{who}")).into()
-            );
-        }
-        Err(error) => return Err(error.into()),
-    };
-    for id in catalog.sweep_locked(&lock)? {
-        server
-            .output
-            .warning(format!("Backup {id} of server '{name}' was left unfinished: it is marked as FAILED"));
-    }
+    let lock = lock(server, &catalog)?;
 
     let facts = context
         .runtime()?
@@ -102,11 +89,21 @@ fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> 
     let id = info.id;
     facts.record(&mut info);
     info.backup_name.clone_from(&args.name);
+    let lock = match scripts::before(context, server, &catalog, &info, lock) {
+        Ok(lock) => lock,
+        Err(error) => {
+            let stop = fail(server, &catalog, &mut info, "starting backup", Interruption::Command(error));
+            scripts::after(context, server, &catalog, &info);
+            return Err(stop);
+        }
+    };
     let copy = take::Copy { server, catalog: &catalog, facts: &facts, options: &job.options, begin_time };
-    let runtime = context.runtime()?;
-    let taken = runtime.block_on(copy.run(&job, &mut info));
+    let taken = context.runtime()?.block_on(copy.run(&job, &mut info));
     if let Err(interruption) = taken {
-        return Err(fail(server, &catalog, info, interruption));
+        let stop = fail(server, &catalog, &mut info, "copying files", interruption);
+        drop(lock);
+        scripts::after(context, server, &catalog, &info);
+        return Err(stop);
     }
     let elapsed = started.elapsed();
     report::copied(server, &info, elapsed);
@@ -117,7 +114,13 @@ fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> 
     drop(lock);
 
     let patience = args.wait.then(|| args.wait_timeout.map(|seconds| Duration::from_secs(seconds.into())));
-    let waited = runtime.block_on(wals::complete(server, &catalog, &mut info, patience));
+    if !args.wait {
+        scripts::after(context, server, &catalog, &info);
+    }
+    let waited = context.runtime()?.block_on(wals::complete(server, &catalog, &mut info, patience));
+    if args.wait {
+        scripts::after(context, server, &catalog, &info);
+    }
     if is_first && info.status == Status::Done && server.config.text("worm_mode") != Some("on") {
         deletion::purge_before_first(server)?;
     }
@@ -134,6 +137,33 @@ fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> 
         )))),
         Err(wals::WaitError::Failed(error)) => Err(error.into()),
     }
+}
+
+/// The server's backup lock. What has been left unfinished by others is recorded as failed.
+fn lock(server: &ServerContext, catalog: &Catalog) -> Result<ServerLock, CommandError> {
+    let name = server.name();
+    let busy = |pid: Option<u32>| {
+        let who = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        CommandError::new(format!("A backup of server '{name}' is already running{who}"))
+    };
+    let lock = match ServerLock::try_acquire(catalog.layout(), Task::Backup) {
+        Ok(lock) => lock,
+        Err(LockError::Held { pid, .. }) => return Err(busy(pid)),
+        Err(error) => return Err(error.into()),
+    };
+    for id in catalog.sweep_locked(&lock)? {
+        server
+            .output
+            .warning(format!("Backup {id} of server '{name}' was left unfinished: it is marked as FAILED"));
+    }
+    // One that is not dead, with the lock free, waits for its hook scripts.
+    let backups = catalog.backups()?;
+    let waiting = backups.iter().find(|info| matches!(info.status, Status::Empty | Status::Started));
+    if let Some(waiting) = waiting {
+        let holder = ServerLock::holder(catalog.layout(), Task::OneBackup(waiting.id))?;
+        return Err(busy(holder.and_then(|holder| holder.pid)));
+    }
+    Ok(lock)
 }
 
 /// What the configuration and the options say, with everything wrong in them found before anything is touched.
@@ -227,19 +257,25 @@ fn check_identity(catalog: &Catalog, facts: &ServerFacts, name: &str) -> Result<
 }
 
 /// Records a failure with its reason; what was copied stays for whoever wants to look at it.
-fn fail(server: &ServerContext, catalog: &Catalog, mut info: BackupInfo, interruption: Interruption) -> Stop {
+fn fail(
+    server: &ServerContext,
+    catalog: &Catalog,
+    info: &mut BackupInfo,
+    action: &str,
+    interruption: Interruption,
+) -> Stop {
     let name = server.config.name();
     let (reason, hint) = match &interruption {
         Interruption::Signal(signal) => (signal.to_string(), None),
         Interruption::Error(error) => (chain(error), take::hint(error)),
         Interruption::Command(error) => (error.to_string(), None),
     };
-    info.set_failed("copying files", &reason);
+    info.set_failed(action, &reason);
     info.end_time = Some(Zoned::now());
-    if let Err(error) = catalog.save(&info) {
+    if let Err(error) = catalog.save(info) {
         server.output.error(format!("Backup {} can't be marked as failed: {}", info.id, chain(&error)));
     }
-    report::finished(server, &info);
+    report::finished(server, info);
     let mut error = CommandError::new(format!("Backup {} of server '{name}' failed: {reason}", info.id));
     if let Some(hint) = hint {
         error = error.hint(hint);

@@ -22,7 +22,7 @@ pub mod restore;
 pub mod show_backup;
 pub mod show_servers;
 mod shown;
-mod signals;
+pub(crate) mod signals;
 pub mod status;
 pub mod switch_wal;
 pub mod wal;

@@ -7,6 +7,7 @@ mod choose;
 mod moment;
 mod options;
 mod report;
+mod scripts;
 mod supply;
 mod watch;
 
@@ -45,7 +46,8 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
     let output = server.output.clone();
     options::refuse_unavailable(args)?;
     let target = options::target(args, &output)?;
-    let (info, plan, _lock) = plan(context, &server, args, &target)?;
+    scripts::before(context, &server, args, &target)?;
+    let (info, plan, lock) = plan(context, &server, args, &target)?;
 
     output.info(format!(
         "Starting local restore for server {} using backup {}",
@@ -69,6 +71,8 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
     let limit = args.bwlimit.or(server.config.bandwidth_limit_kib());
     let done = watch::execute(context, &output, &plan, options, limit)?;
     let done = done.map_err(|error| refused(&error, &plan))?;
+    drop(lock);
+    scripts::after(context, &server, args, &info);
     report::finished(&output, &plan, &done, &begun, started.elapsed());
     if args.fetches_wal(&server.config) {
         output.warning(format!(

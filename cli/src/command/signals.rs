@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// A signal that ends what is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Signal {
+pub(crate) enum Signal {
     /// SIGINT.
     Interrupt,
     /// SIGTERM.
@@ -30,7 +30,7 @@ impl fmt::Display for Signal {
 ///
 /// # Errors
 /// When the system does not let them be waited for.
-pub(super) async fn stop() -> io::Result<Signal> {
+pub(crate) async fn stop() -> io::Result<Signal> {
     let ignored = ignored_signals();
     tokio::select! {
         outcome = wait(SignalKind::interrupt(), ignored) => outcome.map(|()| Signal::Interrupt),

@@ -65,7 +65,8 @@ const fn key(name: &'static str, scope: Scope, kind: Kind, default: &'static str
     Key { name, scope, kind, default, support }
 }
 
-/// All keys of servers, in alphabetical order. `manifest_checksums` is barkeep's own; the others are Barman's.
+/// All keys of servers, in alphabetical order. `hook_timeout` and `manifest_checksums` are barkeep's own; the others are
+/// Barman's.
 #[rustfmt::skip]
 pub const SERVER_KEYS: &[Key] = &[
     key("active", SM, Kind::Boolean, "true", ACTED),
@@ -124,6 +125,7 @@ pub const SERVER_KEYS: &[Key] = &[
     key("forward_config_path", GSM, Kind::Boolean, "false", PENDING),
     key("gcp_project", GSM, Kind::Text, "", PENDING),
     key("gcp_zone", SM, Kind::Text, "", PENDING),
+    key("hook_timeout", GSM, Kind::Natural, "86400", ACTED),
     key("immediate_checkpoint", GSM, Kind::Boolean, "false", ACTED),
     key("incoming_wals_directory", S, Kind::Text, "", ACTED),
     key("keepalive_interval", SM, Kind::Natural, "60", PENDING),
@@ -138,26 +140,26 @@ pub const SERVER_KEYS: &[Key] = &[
     key("parallel_jobs", GSM, Kind::Natural, "1", PENDING),
     key("parallel_jobs_start_batch_period", GSM, Kind::Natural, "1", PENDING),
     key("parallel_jobs_start_batch_size", GSM, Kind::Natural, "10", PENDING),
-    // Nothing to act on: no external program is run.
+    // For hook scripts: barkeep itself runs no program.
     key("path_prefix", GSM, Kind::Text, "", ACTED),
     key("post_archive_retry_script", GS, Kind::Text, "", PENDING),
     key("post_archive_script", GS, Kind::Text, "", PENDING),
-    key("post_backup_retry_script", GS, Kind::Text, "", PENDING),
-    key("post_backup_script", GS, Kind::Text, "", PENDING),
+    key("post_backup_retry_script", GS, Kind::Text, "", ACTED),
+    key("post_backup_script", GS, Kind::Text, "", ACTED),
     key("post_delete_retry_script", GS, Kind::Text, "", PENDING),
     key("post_delete_script", GS, Kind::Text, "", PENDING),
-    key("post_recovery_retry_script", GS, Kind::Text, "", PENDING),
-    key("post_recovery_script", GS, Kind::Text, "", PENDING),
+    key("post_recovery_retry_script", GS, Kind::Text, "", ACTED),
+    key("post_recovery_script", GS, Kind::Text, "", ACTED),
     key("post_wal_delete_retry_script", GS, Kind::Text, "", PENDING),
     key("post_wal_delete_script", GS, Kind::Text, "", PENDING),
     key("pre_archive_retry_script", GS, Kind::Text, "", PENDING),
     key("pre_archive_script", GS, Kind::Text, "", PENDING),
-    key("pre_backup_retry_script", GS, Kind::Text, "", PENDING),
-    key("pre_backup_script", GS, Kind::Text, "", PENDING),
+    key("pre_backup_retry_script", GS, Kind::Text, "", ACTED),
+    key("pre_backup_script", GS, Kind::Text, "", ACTED),
     key("pre_delete_retry_script", GS, Kind::Text, "", PENDING),
     key("pre_delete_script", GS, Kind::Text, "", PENDING),
-    key("pre_recovery_retry_script", GS, Kind::Text, "", PENDING),
-    key("pre_recovery_script", GS, Kind::Text, "", PENDING),
+    key("pre_recovery_retry_script", GS, Kind::Text, "", ACTED),
+    key("pre_recovery_script", GS, Kind::Text, "", ACTED),
     key("pre_wal_delete_retry_script", GS, Kind::Text, "", PENDING),
     key("pre_wal_delete_script", GS, Kind::Text, "", PENDING),
     key("primary_checkpoint_timeout", SM, Kind::Natural, "0", PENDING),

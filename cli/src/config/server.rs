@@ -203,6 +203,11 @@ impl ServerConfig {
         Duration::from_secs(self.natural("basebackup_retry_sleep").unwrap_or(30))
     }
 
+    /// `hook_timeout`: how long a hook script may take; `None` for no limit.
+    pub fn hook_timeout(&self) -> Option<Duration> {
+        self.natural("hook_timeout").filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    }
+
     /// `manifest_checksums`: how `backup_manifest` checks files: none, crc32c, sha224, sha256, sha384 or sha512.
     pub fn manifest_checksums(&self) -> &str {
         self.text("manifest_checksums").unwrap_or("crc32c")

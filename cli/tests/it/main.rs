@@ -13,6 +13,7 @@ mod cron;
 mod delete;
 mod get_wal;
 mod health;
+mod hooks;
 mod inspection;
 mod pitr;
 mod receive_wal;
