@@ -13,6 +13,7 @@ pub mod live;
 mod logging;
 pub mod output;
 mod privilege;
+mod program;
 pub mod verdicts;
 
 use std::ffi::OsString;
@@ -25,14 +26,19 @@ use config::Config;
 use context::Context;
 use error::{CommandError, exit};
 use output::{Format, Output, Style};
+use program::Program;
 
 /// The version of Barman whose commands, formats and hooks these are.
 pub const BARMAN_VERSION: &str = "3.20.1";
 
 /// Runs the program with this command line, the program's name first, and tells its exit code.
 pub fn run(words: Vec<OsString>) -> ExitCode {
+    let program = Program::called(words.first().map(OsString::as_os_str));
     let cli = match args::parse(words) {
         Ok(cli) => cli,
+        Err(error) if error.kind() == clap::error::ErrorKind::DisplayVersion => {
+            return print(program.version());
+        }
         Err(error) => {
             // Help and version come this way too; a closed pipe is no reason to panic.
             let _ = error.print();
@@ -41,9 +47,7 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
     };
     let Cli { global, command, .. } = cli;
     let Some(command) = command else {
-        use std::io::Write as _;
-        let _ = write!(std::io::stdout(), "{}", args::help());
-        return ExitCode::SUCCESS;
+        return print(args::help(program.name()));
     };
     let output = Output::new(style(&global));
     let result = match &command {
@@ -51,6 +55,9 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         Command::Wal(args) if args.command.source().server.is_none() => {
             command::wal::run(&output, None, args)
         }
+        Command::InstallLinks(args) => command::setup::install_links(&output, args),
+        Command::Completions(args) => command::setup::completions(program, args),
+        Command::ManPages(args) => command::setup::man_pages(&output, args),
         _ => prepare(&global, &command, &output)
             .and_then(|mut context| command::dispatch(&mut context, &command)),
     };
@@ -64,11 +71,18 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
             error.exit_code()
         }
     };
-    // What looks into WAL prints JSON lines of its own.
-    if !matches!(command, Command::Wal(_)) || output.failed() {
+    // What looks into WAL prints JSON lines of its own, and completions are no JSON at all.
+    if !matches!(command, Command::Wal(_) | Command::Completions(_)) || output.failed() {
         output.finish();
     }
     ExitCode::from(code)
+}
+
+/// Prints what was asked for instead of a command. A closed pipe is no reason to panic.
+fn print(text: impl std::fmt::Display) -> ExitCode {
+    use std::io::Write as _;
+    let _ = write!(std::io::stdout(), "{text}");
+    ExitCode::SUCCESS
 }
 
 fn style(global: &GlobalArgs) -> Style {

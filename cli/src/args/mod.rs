@@ -5,6 +5,7 @@
 mod backup;
 mod legacy;
 mod restore;
+mod setup;
 mod values;
 mod wal;
 
@@ -15,6 +16,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 
 pub use backup::{BackupArgs, ReuseBackup};
 pub use restore::{RestoreArgs, TablespaceMapping};
+pub use setup::{CompletionsArgs, InstallLinksArgs, ManPagesArgs};
 pub use wal::{DumpArgs, FilterArgs, StatsArgs, VerifyArgs, WalArgs, WalCommand, WalSource};
 
 /// The whole command line.
@@ -116,18 +118,24 @@ pub enum Command {
     Backup(Box<BackupArgs>),
     /// Check that servers can be backed up and recovered
     Check(CheckArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
     /// Do the work of one minute for all servers: archive WAL, keep receivers running, apply retention
     Cron(CronArgs),
     /// Delete a backup, its incremental descendants, and the WAL that only they needed
     Delete(DeleteArgs),
     /// Print a WAL file, for a server's restore_command
     GetWal(GetWalArgs),
+    /// Make links under Barman's names, which then run barkeep: barman, barman-wal-archive, barman-wal-restore
+    InstallLinks(InstallLinksArgs),
     /// List backups
     #[command(alias = "list-backup")]
     ListBackups(ListBackupsArgs),
     /// List the configured servers
     #[command(alias = "list-server")]
     ListServers(ListServersArgs),
+    /// Write manual pages
+    ManPages(ManPagesArgs),
     /// Receive WAL from a server as it is written
     ReceiveWal(ReceiveWalArgs),
     /// Restore a backup to a directory, ready to recover to a chosen moment
@@ -310,9 +318,9 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Err
     Cli::from_arg_matches_mut(&mut matches)
 }
 
-/// The help text, for a command line without a command.
-pub fn help() -> clap::builder::StyledStr {
-    Cli::command().render_help()
+/// The help text, for a command line without a command: `name` is what the program was called by.
+pub fn help(name: &'static str) -> clap::builder::StyledStr {
+    Cli::command().bin_name(name).render_help()
 }
 
 #[cfg(test)]

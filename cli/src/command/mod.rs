@@ -19,6 +19,7 @@ pub mod list_backups;
 pub mod list_servers;
 pub mod receive_wal;
 pub mod restore;
+pub(crate) mod setup;
 pub mod show_backup;
 pub mod show_servers;
 mod shown;
@@ -47,6 +48,8 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::ShowServers(args) => show_servers::run(context, args),
         Command::Status(args) => status::run(context, args),
         Command::SwitchWal(args) => switch_wal::run(context, args),
+        // They need no context and were run before there was one.
+        Command::InstallLinks(_) | Command::Completions(_) | Command::ManPages(_) => Ok(()),
         Command::Wal(args) => wal::run(&context.output().clone(), Some(context), args),
     }
 }

@@ -19,6 +19,7 @@ mod pitr;
 mod receive_wal;
 mod restore;
 mod restore_scene;
+mod setup;
 mod stored;
 mod support;
 mod switch_wal;
