@@ -4,30 +4,45 @@
 //! A source is removed only when its copy, the copy's name and its line in `xlog.db` are on stable storage. Every step
 //! can be repeated, so a crash anywhere costs nothing but the next run's time. Files are compressed in parallel, and a
 //! batch shares its fsyncs of directories and list; the list is locked only while its lines are appended.
+//!
+//! Each segment is read once: while its bytes pass by it is [judged](crate::inspect), hashed and
+//! [indexed](crate::index_store), then it is compressed and written.
 
+mod chain;
+mod event;
+mod hooks;
+mod look;
 mod place;
 mod queue;
+mod reindex;
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use barkeep_transport::codec::{Compression, Level};
 use barkeep_transport::durable::{self, DurableError};
 use jiff::{Span, Timestamp};
 use pgwal::WalFile;
 
-use crate::lock::LockError;
+use crate::index_store::Facts;
+use crate::inspect::{Cluster, SegmentIndex, Soundness};
+
 use crate::wal::WalError;
-use crate::xlogdb::{Locked, WalEntry, XlogDbError};
-use crate::{Layout, ServerLock, Task, time};
-use place::{Job, PrepareError, Prepared};
+use crate::xlogdb::{Locked, WalEntry};
+use crate::{IndexStore, Layout, ServerLock, Task, identity, time};
+use chain::Chain;
+pub use event::{ArchiveError, ArchiveEvent, ArchiveReport, Rejection, Verify};
+pub use hooks::{ArchiveHooks, HookFile, HookStop, NoHooks};
+use look::Scratch;
+use place::{Arrival, Job, PrepareError, Prepared, Work};
 use queue::QueuedFile;
+pub use reindex::{Indexed, index_archive};
 
 /// Most files that share one fsync of the list. Each holds a file open until then.
 const BATCH_FILES_MAX: usize = 64;
@@ -56,104 +71,21 @@ pub struct ArchiveOptions {
     pub level: Level,
     /// How many threads compress; `None` uses every processor there is.
     pub workers: Option<NonZeroUsize>,
+    /// What is done with segments that are not sound.
+    pub verify: Verify,
 }
 
 impl Default for ArchiveOptions {
-    /// Everything from both places, as it is.
+    /// Everything from both places, as it is and however it is.
     fn default() -> Self {
         ArchiveOptions {
             origins: vec![(Origin::Streaming, 0), (Origin::Incoming, 0)],
             compression: Compression::None,
             level: Level::Medium,
             workers: None,
+            verify: Verify::Off,
         }
     }
-}
-
-/// Something that happened on the way, in order.
-#[derive(Debug)]
-pub enum ArchiveEvent {
-    /// Files of this origin come next.
-    Origin(Origin),
-    /// A file is in the archive and in the list, for good.
-    Archived(WalEntry),
-    /// The archive had the file already, with the same content; the source is removed.
-    AlreadyArchived(WalFile),
-    /// A file that can't be archived was moved to `errors/`.
-    Rejected {
-        /// Its name.
-        name: OsString,
-        /// Where it is now.
-        moved_to: PathBuf,
-        /// Why.
-        reason: Rejection,
-    },
-    /// A file was left where it is: it is no whole segment, or can't be read.
-    Left {
-        /// Its path.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-/// Why a file can't be archived.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rejection {
-    /// The archive has another file of that name. What the difference is.
-    Duplicate(String),
-    /// It is no WAL file.
-    Unknown,
-}
-
-/// What a run did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ArchiveReport {
-    /// Files archived.
-    pub archived: usize,
-    /// Files that the archive had already.
-    pub already_archived: usize,
-    /// Files moved to `errors/`.
-    pub rejected: usize,
-    /// Files left where they are.
-    pub left: usize,
-}
-
-impl ArchiveReport {
-    /// Whether somebody has to look at something.
-    pub const fn needs_attention(&self) -> bool {
-        self.rejected > 0 || self.left > 0
-    }
-}
-
-/// Why a run ended early. What was archived until then stays archived; the rest is where it was.
-#[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
-    /// Another process is archiving.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// A directory can't be read.
-    #[error("cannot read '{}': {source}", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The archive can't be written.
-    #[error(transparent)]
-    Write(#[from] DurableError),
-    /// The list can't be written.
-    #[error(transparent)]
-    List(#[from] XlogDbError),
-    /// A name for a file in `errors/` could not be found.
-    #[error("cannot move '{}' to '{}': too many files of that name", path.display(), errors.display())]
-    NoName {
-        /// The file.
-        path: PathBuf,
-        /// The directory.
-        errors: PathBuf,
-    },
 }
 
 /// Archives what there is, under the server's archive lock. `observer` hears of every file, in order; of an archived one
@@ -180,16 +112,34 @@ pub fn archive_wal(
     layout: &Layout,
     options: &ArchiveOptions,
     now: Timestamp,
+    observer: impl FnMut(ArchiveEvent),
+) -> Result<ArchiveReport, ArchiveError> {
+    archive_wal_with(layout, options, now, &NoHooks, observer)
+}
+
+/// Like [`archive_wal`], with [hooks](ArchiveHooks).
+///
+/// # Errors
+/// As for [`archive_wal`], and when a hook stops it.
+pub fn archive_wal_with(
+    layout: &Layout,
+    options: &ArchiveOptions,
+    now: Timestamp,
+    hooks: &dyn ArchiveHooks,
     mut observer: impl FnMut(ArchiveEvent),
 ) -> Result<ArchiveReport, ArchiveError> {
     let _lock = ServerLock::try_acquire(layout, Task::ArchiveWal)?;
+    let store = IndexStore::of(layout);
     let mut run = Run {
         layout,
         options,
         now,
+        hooks,
         observer: &mut observer,
         report: ArchiveReport::default(),
         ready_directories: BTreeSet::new(),
+        cluster: None,
+        store: &store,
     };
     for (origin, limit) in &options.origins {
         run.origin(*origin, *limit)?;
@@ -197,14 +147,31 @@ pub fn archive_wal(
     Ok(run.report)
 }
 
+/// What is known of the cluster that a server's WAL is of: from the record of its first backup, or else from the WAL that
+/// is archived.
+pub fn known_cluster(layout: &Layout, store: &IndexStore) -> Option<Cluster> {
+    let recorded = identity::read(layout).ok().flatten();
+    let recorded = recorded.and_then(|identity| {
+        let version = identity.version.parse().ok();
+        identity.system_id.parse().ok().map(|system_id| Cluster { system_id, version })
+    });
+    recorded.or_else(|| {
+        let system_id = store.system_id().ok().flatten()?;
+        Some(Cluster { system_id, version: None })
+    })
+}
+
 struct Run<'a> {
     layout: &'a Layout,
     options: &'a ArchiveOptions,
     now: Timestamp,
+    hooks: &'a dyn ArchiveHooks,
     observer: &'a mut dyn FnMut(ArchiveEvent),
     report: ArchiveReport,
     /// Directories of the archive that exist and hold no leftovers.
     ready_directories: BTreeSet<PathBuf>,
+    cluster: Option<Cluster>,
+    store: &'a IndexStore,
 }
 
 impl Run<'_> {
@@ -232,11 +199,14 @@ impl Run<'_> {
             source: directory.join(queued.file.to_string()),
             stays: queued.stays,
         };
-        let jobs: Vec<Job> = files.iter().map(job).collect();
+        let mut jobs: Vec<Job> = files.iter().map(job).collect();
+        let stopped = self.announce(&mut jobs);
         for job in &jobs {
             self.make_ready(self.layout.wal_directory(&job.file))?;
         }
-        let prepared = prepare_all(&jobs, self.layout, self.options);
+        // Learned anew for each batch until it is known: the first segment of an archive tells it for the rest.
+        self.cluster = self.cluster.or_else(|| known_cluster(self.layout, self.store));
+        let prepared = prepare_all(&jobs, self.layout, self.options, self.cluster, self.store);
 
         let mut outcome = Batch::default();
         for (job, prepared) in jobs.iter().zip(prepared) {
@@ -246,6 +216,9 @@ impl Run<'_> {
             durable::sync_dir(directory)?;
         }
         self.list(&outcome)?;
+        if let Err(error) = self.store.add(&outcome.indexes) {
+            (self.observer)(ArchiveEvent::NotIndexed(error.to_string()));
+        }
         let mut removed = false;
         for job in outcome.done.iter().filter(|job| !job.stays) {
             removed |= durable::remove_unsynced(&job.source)?;
@@ -253,7 +226,24 @@ impl Run<'_> {
         if removed {
             durable::sync_dir(directory)?;
         }
-        self.tell(outcome)
+        self.tell(outcome)?;
+        stopped.map_or(Ok(()), Err)
+    }
+
+    /// Tells the hooks of the files that come next. Those that they don't let pass are taken off the batch.
+    fn announce(&self, jobs: &mut Vec<Job>) -> Option<ArchiveError> {
+        for (place, job) in jobs.iter().enumerate() {
+            let Ok(entry) = WalEntry::of_file(job.file, &job.source) else { continue };
+            if job.stays && self.layout.wal(&job.file).exists() {
+                continue;
+            }
+            if let Err(stop) = self.hooks.before(&hook_file(&entry, &job.source)) {
+                let file = job.file;
+                jobs.truncate(place);
+                return Some(ArchiveError::Stopped { file, stop });
+            }
+        }
+        None
     }
 
     fn make_ready(&mut self, directory: PathBuf) -> Result<(), ArchiveError> {
@@ -274,20 +264,20 @@ impl Run<'_> {
     ) -> Result<(), ArchiveError> {
         let directory = self.layout.wal_directory(&job.file);
         match prepared {
-            Ok(Prepared::Copy(copy, entry)) => {
+            Ok(Prepared::Copy(copy, arrival)) => {
                 copy.publish_new_unsynced()?;
-                outcome.published(job, directory, entry);
+                outcome.published(job, directory, arrival);
             }
-            Ok(Prepared::Link(source, entry)) => {
+            Ok(Prepared::Link(source, arrival)) => {
                 let destination = self.layout.wal(&job.file);
                 match durable::link_unsynced(&source, &destination) {
-                    Ok(()) => outcome.published(job, directory, entry),
+                    Ok(()) => outcome.published(job, directory, arrival),
                     // Some systems let only a file's owner link it, and some file systems can't at all.
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                         match place::copy_instead(&source, &destination, self.options) {
                             Ok(Some(copy)) => {
                                 copy.publish_new_unsynced()?;
-                                outcome.published(job, directory, entry);
+                                outcome.published(job, directory, arrival);
                             }
                             Ok(None) => {}
                             Err(PrepareError::Source(error)) => outcome.left(job, error),
@@ -303,7 +293,15 @@ impl Run<'_> {
                 outcome.already.push(job.file);
                 outcome.done.push(job);
             }
-            Ok(Prepared::Different(difference)) => outcome.different.push((job, difference)),
+            Ok(Prepared::Different(difference)) => {
+                outcome.rejected.push((job, Rejection::Duplicate(difference)));
+            }
+            // The receiver finds its place by this one: it is told of when it is about to be moved.
+            Ok(Prepared::Refused(_, note)) if job.stays => outcome.left.push((job.source.clone(), note)),
+            Ok(Prepared::Refused(Soundness::Foreign, note)) => {
+                outcome.rejected.push((job, Rejection::Foreign(note)));
+            }
+            Ok(Prepared::Refused(_, note)) => outcome.rejected.push((job, Rejection::Damaged(note))),
             Ok(Prepared::Unfit(reason)) => outcome.left.push((job.source.clone(), reason)),
             Ok(Prepared::Gone) => {}
             Err(PrepareError::Source(error)) => outcome.left(job, error),
@@ -335,29 +333,42 @@ impl Run<'_> {
     fn tell(&mut self, outcome: Batch<'_>) -> Result<(), ArchiveError> {
         self.report.archived += outcome.entries.len();
         for entry in outcome.entries {
+            self.hooks.after(&hook_file(&entry, &self.layout.wal(&entry.file)), None);
             (self.observer)(ArchiveEvent::Archived(entry));
+        }
+        for (facts, _) in outcome.indexes.into_iter().filter(|(facts, _)| !facts.soundness.is_fine()) {
+            self.report.doubtful += 1;
+            (self.observer)(ArchiveEvent::Doubtful {
+                file: WalFile::Segment(facts.segment),
+                soundness: facts.soundness,
+                note: facts.note,
+            });
         }
         for job in outcome.done.iter().filter(|job| !job.stays && outcome.already.contains(&job.file)) {
             self.report.already_archived += 1;
+            if let Ok(entry) = WalEntry::of_file(job.file, &self.layout.wal(&job.file)) {
+                self.hooks.after(&hook_file(&entry, &self.layout.wal(&job.file)), None);
+            }
             (self.observer)(ArchiveEvent::AlreadyArchived(job.file));
         }
         for (path, reason) in outcome.left {
             self.report.left += 1;
             (self.observer)(ArchiveEvent::Left { path, reason });
         }
-        for (job, difference) in outcome.different {
+        for (job, rejection) in outcome.rejected {
             let name = OsString::from(job.file.to_string());
-            self.reject(&job.source, &name, Rejection::Duplicate(difference))?;
+            if let Ok(entry) = WalEntry::of_file(job.file, &job.source) {
+                let error = rejection.to_string();
+                self.hooks.after(&hook_file(&entry, &job.source), Some(&error));
+            }
+            self.reject(&job.source, &name, rejection)?;
         }
         Ok(())
     }
 
     /// Moves a file to `errors/`, under a name that says when and why.
     fn reject(&mut self, path: &Path, name: &OsStr, reason: Rejection) -> Result<(), ArchiveError> {
-        let suffix = match reason {
-            Rejection::Duplicate(_) => "duplicate",
-            Rejection::Unknown => "unknown",
-        };
+        let suffix = reason.suffix();
         durable::create_dir_all(&self.layout.errors)?;
         let mut moment = self.now;
         for _ in 0..REJECT_TRIES {
@@ -390,13 +401,18 @@ struct Batch<'j> {
     already: Vec<WalFile>,
     /// Whose sources have done their service.
     done: Vec<&'j Job>,
-    different: Vec<(&'j Job, String)>,
+    rejected: Vec<(&'j Job, Rejection)>,
+    indexes: Vec<(Facts, Option<Arc<SegmentIndex>>)>,
     left: Vec<(PathBuf, String)>,
 }
 
 impl<'j> Batch<'j> {
-    fn published(&mut self, job: &'j Job, directory: PathBuf, entry: WalEntry) {
+    fn published(&mut self, job: &'j Job, directory: PathBuf, arrival: Arrival) {
+        let Arrival { entry, inspection } = arrival;
         self.directories.insert(directory);
+        if let (WalFile::Segment(segment), Some(inspection)) = (entry.file, inspection) {
+            self.indexes.push((Facts::of(segment, &inspection, entry.size), inspection.index));
+        }
         self.entries.push(entry);
         self.done.push(job);
     }
@@ -411,29 +427,78 @@ fn prepare_all(
     jobs: &[Job],
     layout: &Layout,
     options: &ArchiveOptions,
+    cluster: Option<Cluster>,
+    store: &IndexStore,
 ) -> Vec<Result<Prepared, PrepareError>> {
+    let segments = jobs.iter().map(|job| match job.file {
+        WalFile::Segment(segment) => Some(segment),
+        _ => None,
+    });
+    let work = Work { layout, options, cluster, chain: Chain::new(layout, store, segments.collect()) };
+    each_of(jobs.len(), options.workers, |place, scratch| {
+        let prepared = place::prepare(&jobs[place], place, &work, scratch);
+        work.chain.post(place, None);
+        prepared
+    })
+}
+
+/// Does `work` for each place from 0 to `count`, with as many threads as are worth it, which take the places in order; the
+/// results are in that order too.
+fn each_of<T: Send>(
+    count: usize,
+    workers: Option<NonZeroUsize>,
+    work: impl Fn(usize, &mut Scratch) -> T + Sync,
+) -> Vec<T> {
     let processors = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let workers = options.workers.unwrap_or_else(processors).get().min(WORKERS_MAX).min(jobs.len());
+    let workers = workers.unwrap_or_else(processors).get().min(WORKERS_MAX).min(count);
     if workers <= 1 {
-        return jobs.iter().map(|job| place::prepare(job, layout, options)).collect();
+        let mut scratch = Scratch::default();
+        return (0..count).map(|place| work(place, &mut scratch)).collect();
     }
     let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<(usize, _)>> = Mutex::new(Vec::with_capacity(jobs.len()));
+    let results: Mutex<Vec<(usize, T)>> = Mutex::new(Vec::with_capacity(count));
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
+                let mut scratch = Scratch::default();
                 loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(job) = jobs.get(index) else { return };
-                    let prepared = place::prepare(job, layout, options);
-                    results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((index, prepared));
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    if place >= count {
+                        return;
+                    }
+                    let result = work(place, &mut scratch);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push((place, result));
                 }
             });
         }
     });
-    let mut results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    results.sort_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, prepared)| prepared).collect()
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(place, _)| *place);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn hook_file<'a>(entry: &'a WalEntry, path: &'a Path) -> HookFile<'a> {
+    HookFile {
+        file: entry.file,
+        path,
+        size: entry.size,
+        time: entry.time,
+        compression: entry.compression.as_deref(),
+    }
+}
+
+/// Reads until `buffer` is full or the source ends.
+fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// Moves a file or directory to a name that must be free, also to another file system (files only).
@@ -451,5 +516,7 @@ fn move_new(from: &Path, to: &Path) -> Result<(), DurableError> {
     }
 }
 
+#[cfg(test)]
+mod sound_tests;
 #[cfg(test)]
 mod tests;

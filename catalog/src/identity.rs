@@ -50,7 +50,7 @@ impl Catalog {
     }
 }
 
-fn read(layout: &Layout) -> Result<Option<Identity>, CatalogError> {
+pub(crate) fn read(layout: &Layout) -> Result<Option<Identity>, CatalogError> {
     let Some(text) = read_bounded(&layout.identity(), IDENTITY_BYTES_MAX)? else { return Ok(None) };
     let Ok(value) = serde_json::from_slice::<Value>(&text) else { return Ok(None) };
     let field = |key: &str| match value.get(key)? {

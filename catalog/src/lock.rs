@@ -104,10 +104,14 @@ impl ServerLock {
     /// # Errors
     /// As for [`try_acquire`](Self::try_acquire).
     pub fn acquire_within(layout: &Layout, task: Task, patience: Duration) -> Result<Self, LockError> {
-        let path = layout.lock(&task.name());
+        Self::acquire_path_within(&layout.lock(&task.name()), patience)
+    }
+
+    /// Takes the lock of this file, waiting for it as long as `patience`.
+    pub(crate) fn acquire_path_within(path: &Path, patience: Duration) -> Result<Self, LockError> {
         let deadline = Instant::now() + patience;
         loop {
-            match Self::acquire_path(&path) {
+            match Self::acquire_path(path) {
                 Err(LockError::Held { .. }) if Instant::now() < deadline => std::thread::sleep(POLL_INTERVAL),
                 outcome => return outcome,
             }

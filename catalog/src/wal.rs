@@ -76,6 +76,19 @@ impl OpenWal {
         Ok(Some(OpenWal { path: path.to_owned(), compression, source }))
     }
 
+    /// How many bytes are stored.
+    ///
+    /// # Errors
+    /// When the system doesn't say.
+    pub fn stored_bytes(&self) -> io::Result<u64> {
+        Ok(self.source.get_ref().metadata()?.len())
+    }
+
+    /// The first bytes as they are stored: at least a page header's worth, where there are so many.
+    pub(crate) fn first_bytes(&self) -> &[u8] {
+        self.source.buffer()
+    }
+
     /// The bytes as they are stored.
     pub fn stored(self) -> impl Read + Send {
         self.source

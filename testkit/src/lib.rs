@@ -30,6 +30,7 @@ mod require;
 pub mod sshd;
 mod tls;
 pub mod user;
+pub mod wal;
 
 pub use barman::{Barman, BarmanReceiver};
 pub use cluster::{Cluster, ClusterBuilder, StartFailure, StopMode};

@@ -10,8 +10,11 @@ use barkeep_transport::codec::Compression;
 use barkeep_transport::durable::{self, DurableError, Step, TempFile};
 use pgwal::WalFile;
 
-use super::ArchiveOptions;
+use super::chain::Chain;
+use super::look::{Scratch, look_at};
+use super::{ArchiveOptions, Verify, fill};
 use crate::Layout;
+use crate::inspect::{Cluster, Inspection, Soundness, judge_partial};
 use crate::wal::{OpenWal, WalError, fault_of_segment};
 use crate::xlogdb::{WalEntry, seconds};
 
@@ -26,21 +29,38 @@ pub(super) struct Job {
     pub(super) stays: bool,
 }
 
+/// What the files of a batch have in common.
+pub(super) struct Work<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) options: &'a ArchiveOptions,
+    pub(super) cluster: Option<Cluster>,
+    pub(super) chain: Chain<'a>,
+}
+
 /// What was found out, or made ready.
 #[derive(Debug)]
 pub(super) enum Prepared {
     /// Compressed or copied into a temporary file that is on stable storage.
-    Copy(TempFile, WalEntry),
+    Copy(TempFile, Arrival),
     /// On stable storage where it is, on the archive's file system: a link will do.
-    Link(PathBuf, WalEntry),
+    Link(PathBuf, Arrival),
     /// The archive has it already, with the same content.
     Same,
     /// The archive has a file of that name with other content, or one that can't be compared.
     Different(String),
+    /// Damaged, or another cluster's: not to be archived at all.
+    Refused(Soundness, String),
     /// Not to be archived as it is.
     Unfit(String),
     /// Gone meanwhile.
     Gone,
+}
+
+/// What is to be noted of a file once it is in the archive.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) entry: WalEntry,
+    pub(super) inspection: Option<Inspection>,
 }
 
 /// Why a file could not be prepared.
@@ -68,9 +88,11 @@ impl From<DurableError> for PrepareError {
 /// may run at once.
 pub(super) fn prepare(
     job: &Job,
-    layout: &Layout,
-    options: &ArchiveOptions,
+    place: usize,
+    work: &Work<'_>,
+    scratch: &mut Scratch,
 ) -> Result<Prepared, PrepareError> {
+    let Work { layout, options, .. } = work;
     let destination = layout.wal(&job.file);
     let archived = destination.exists();
     if archived && job.stays {
@@ -95,29 +117,74 @@ pub(super) fn prepare(
     let mut entry = WalEntry {
         file: job.file,
         size: metadata.len(),
-        time: seconds(
-            metadata
-                .modified()
-                .map_err(unreadable)?
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap_or_default(),
-        ),
+        time: modified_seconds(&metadata).map_err(unreadable)?,
         compression: (compression != Compression::None).then(|| Cow::Borrowed(compression.name())),
         encryption: None,
     };
-    if compression == packed && !job.stays {
-        let archive = fs::metadata(layout.wal_directory(&job.file)).map_err(unreadable)?;
-        if archive.dev() == metadata.dev() {
-            durable::sync_file(&job.source)?;
-            return Ok(Prepared::Link(job.source.clone(), entry));
-        }
+    let links = compression == packed
+        && !job.stays
+        && fs::metadata(layout.wal_directory(&job.file)).map_err(unreadable)?.dev() == metadata.dev();
+    let keep = packed == Compression::None && !links;
+    let inspection = match inspect(job, place, open, work, keep, scratch)? {
+        Ok(inspection) => inspection,
+        Err((soundness, note)) => return Ok(Prepared::Refused(soundness, note)),
+    };
+    if links {
+        durable::sync_file(&job.source)?;
+        return Ok(Prepared::Link(job.source.clone(), Arrival { entry, inspection }));
     }
     let encode = if compression == packed { Compression::None } else { compression };
-    let mut copy = copy(open, &destination, encode, options)?;
+    let held = scratch.held.as_ref().filter(|held| keep && held.len() as u64 == metadata.len());
+    let mut copy = match held {
+        Some(held) => copy(&held[..], &job.source, &destination, encode, options)?,
+        None => match OpenWal::open(&job.source)? {
+            Some(open) => copy(open.stored(), &job.source, &destination, encode, options)?,
+            None => return Ok(Prepared::Gone),
+        },
+    };
     copy.set_metadata(Some(metadata.permissions().mode()), metadata.modified().ok())?;
     copy.sync()?;
     entry.size = copy.file().metadata().map_err(|error| copy.failed(Step::Metadata, error))?.len();
-    Ok(Prepared::Copy(copy, entry))
+    Ok(Prepared::Copy(copy, Arrival { entry, inspection }))
+}
+
+/// Looks at a file before it is archived, and hands its index on. What the archive doesn't admit comes back as the inner
+/// error; `None` is a file about which there is nothing to say.
+fn inspect(
+    job: &Job,
+    place: usize,
+    open: OpenWal,
+    work: &Work<'_>,
+    keep: bool,
+    scratch: &mut Scratch,
+) -> Result<Result<Option<Inspection>, (Soundness, String)>, PrepareError> {
+    let verify = work.options.verify;
+    let judge = verify != Verify::Off;
+    scratch.held = scratch.held.take().map(|mut held| {
+        held.clear();
+        held
+    });
+    match job.file {
+        WalFile::Segment(segment) => {
+            let before = |size| work.chain.before(place, size);
+            let looked = look_at(segment, open, work.cluster, judge, before, keep, scratch)?;
+            if !verify.admits(looked.soundness) {
+                return Ok(Err((looked.soundness, looked.note)));
+            }
+            work.chain.post(place, looked.index.clone());
+            Ok(Ok(Some(looked)))
+        }
+        WalFile::Partial(segment) if judge && open.compression == Compression::None => {
+            let (soundness, note) = judge_partial(segment, open.first_bytes(), work.cluster);
+            Ok(if verify.admits(soundness) { Ok(None) } else { Err((soundness, note)) })
+        }
+        WalFile::Partial(_) | WalFile::Label { .. } | WalFile::History(_) => Ok(Ok(None)),
+    }
+}
+
+/// When a file was last modified, in seconds since 1970.
+pub(super) fn modified_seconds(metadata: &fs::Metadata) -> io::Result<f64> {
+    Ok(seconds(metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default()))
 }
 
 /// Copies without linking, for when a link that looked possible is refused.
@@ -129,20 +196,19 @@ pub(super) fn copy_instead(
     let Some(open) = OpenWal::open(source)? else { return Ok(None) };
     let metadata =
         fs::metadata(source).map_err(|error| WalError::Read { path: source.to_owned(), source: error })?;
-    let mut copy = copy(open, destination, Compression::None, options)?;
+    let mut copy = copy(open.stored(), source, destination, Compression::None, options)?;
     copy.set_metadata(Some(metadata.permissions().mode()), metadata.modified().ok())?;
     copy.sync()?;
     Ok(Some(copy))
 }
 
 fn copy(
-    open: OpenWal,
+    mut source: impl Read,
+    path: &Path,
     destination: &Path,
     encode: Compression,
     options: &ArchiveOptions,
 ) -> Result<TempFile, PrepareError> {
-    let path = open.path.clone();
-    let mut source = open.stored();
     let target = TempFile::create(destination)?;
     let refused = |source| DurableError { step: Step::Write, path: destination.to_owned(), source };
     let mut encoder = encode.writer(target, options.level).map_err(refused)?;
@@ -152,7 +218,7 @@ fn copy(
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(source) => return Err(WalError::Read { path, source }.into()),
+            Err(source) => return Err(WalError::Read { path: path.to_owned(), source }.into()),
         };
         encoder.write_all(&piece[..count]).map_err(refused)?;
     }
@@ -201,18 +267,4 @@ fn compare(source: &Path, archived: &Path) -> Result<Prepared, PrepareError> {
         }
         offset += new_count as u64;
     }
-}
-
-/// Fills the buffer as far as the source goes.
-fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match source.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

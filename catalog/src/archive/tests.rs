@@ -9,7 +9,7 @@ const TWO: &str = "000000010000000000000002";
 const HISTORY: &str = "00000002.history";
 const LABEL: &str = "000000010000000000000001.00000028.backup";
 
-fn home() -> (tempfile::TempDir, Layout) {
+pub(super) fn home() -> (tempfile::TempDir, Layout) {
     let home = tempfile::tempdir().unwrap();
     let layout = Layout::new("pg", &home.path().join("pg"), home.path());
     for directory in layout.directories() {
@@ -18,7 +18,7 @@ fn home() -> (tempfile::TempDir, Layout) {
     (home, layout)
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     "2026-11-22T10:15:55Z".parse().unwrap()
 }
 
@@ -39,6 +39,8 @@ fn run(layout: &Layout, options: &ArchiveOptions) -> (ArchiveReport, Vec<String>
             ArchiveEvent::Left { path, reason } => {
                 format!("left {}: {reason}", path.file_name().unwrap().to_string_lossy())
             }
+            ArchiveEvent::Doubtful { file, note, .. } => format!("doubtful {file}: {note}"),
+            ArchiveEvent::NotIndexed(error) => error,
         });
     })
     .unwrap();
@@ -56,7 +58,7 @@ fn archived(layout: &Layout, name: &str) -> Option<String> {
     Some(text)
 }
 
-fn names(directory: &Path) -> Vec<String> {
+pub(super) fn names(directory: &Path) -> Vec<String> {
     let mut names = crate::store::names_in(directory).unwrap();
     names.sort();
     names

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use barkeep_catalog::archive::{
-    ArchiveError, ArchiveEvent, ArchiveOptions, ArchiveReport, Origin, Rejection, archive_wal,
+    ArchiveError, ArchiveEvent, ArchiveOptions, ArchiveReport, Origin, Rejection, Verify, archive_wal,
 };
+use barkeep_catalog::inspect::Soundness;
 use barkeep_catalog::lock::LockError;
 use barkeep_transport::codec::{Compression, Level};
 
@@ -88,7 +89,8 @@ fn options(server: &ServerContext) -> Result<ArchiveOptions, CommandError> {
         })?,
     };
     let level = Level::from_name(config.compression_level()).unwrap_or_default();
-    Ok(ArchiveOptions { origins, compression, level, workers: None })
+    let verify = Verify::from_name(config.wal_verify()).unwrap_or_default();
+    Ok(ArchiveOptions { origins, compression, level, workers: None, verify })
 }
 
 /// Puts events into words.
@@ -132,8 +134,27 @@ impl Teller<'_> {
                     )),
                     Rejection::Unknown => output
                         .warning(format!("'{file}' is no WAL file of server {name}: it was moved to '{moved_to}'")),
+                    Rejection::Damaged(fault) => output.error(format!(
+                        "{file} of server {name} is not sound, and was moved to '{moved_to}' instead of the archive: \
+                         {fault}. Recovery past it needs a good copy of it, or a new backup"
+                    )),
+                    Rejection::Foreign(fault) => output.error(format!(
+                        "{file} is not WAL of server {name}, and was moved to '{moved_to}': {fault}. See which cluster \
+                         archives to this server"
+                    )),
                 }
             }
+            ArchiveEvent::Doubtful { file, soundness, note } => {
+                let what = match soundness {
+                    Soundness::Unknown => "cannot be verified",
+                    Soundness::Unlinked => "is archived, but recovery may not get past its beginning",
+                    _ => "is archived, and PostgreSQL replays it, but it is not as a server writes it",
+                };
+                output.warning(format!("{file} of server {name} {what}: {note}"));
+            }
+            ArchiveEvent::NotIndexed(error) => output.warning(format!(
+                "WAL of server {name} is archived, but barkeep's index of it cannot be kept, and will be made again: {error}"
+            )),
             ArchiveEvent::Left { path, reason } => {
                 self.told += 1;
                 let text = format!("'{}' is not archived and stays where it is: {reason}", path.display());

@@ -65,8 +65,8 @@ const fn key(name: &'static str, scope: Scope, kind: Kind, default: &'static str
     Key { name, scope, kind, default, support }
 }
 
-/// All keys of servers, in alphabetical order. `hook_timeout` and `manifest_checksums` are barkeep's own; the others are
-/// Barman's.
+/// All keys of servers, in alphabetical order. `hook_timeout`, `manifest_checksums` and `wal_verify` are barkeep's own; the
+/// others are Barman's.
 #[rustfmt::skip]
 pub const SERVER_KEYS: &[Key] = &[
     key("active", SM, Kind::Boolean, "true", ACTED),
@@ -189,6 +189,7 @@ pub const SERVER_KEYS: &[Key] = &[
     key("wal_conninfo", SM, Kind::Text, "", ACTED),
     key("wal_retention_policy", GSM, Kind::Text, "main", ACTED),
     key("wal_streaming_conninfo", SM, Kind::Text, "", ACTED),
+    key("wal_verify", GSM, Kind::Choice(&["reject", "warn", "off"]), "warn", ACTED),
     key("wals_directory", S, Kind::Text, "", ACTED),
     key("warehousepg_dbid", GSM, Kind::Integer, "", PENDING),
     key("worm_mode", GSM, Kind::Boolean, "off", PENDING),

@@ -208,6 +208,11 @@ impl ServerConfig {
         self.natural("hook_timeout").filter(|seconds| *seconds > 0).map(Duration::from_secs)
     }
 
+    /// `wal_verify`: what becomes of WAL that is not sound: reject, warn or off.
+    pub fn wal_verify(&self) -> &str {
+        self.text("wal_verify").unwrap_or("warn")
+    }
+
     /// `manifest_checksums`: how `backup_manifest` checks files: none, crc32c, sha224, sha256, sha384 or sha512.
     pub fn manifest_checksums(&self) -> &str {
         self.text("manifest_checksums").unwrap_or("crc32c")

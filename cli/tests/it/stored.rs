@@ -22,22 +22,10 @@ pub(crate) fn segment(timeline: u32, number: u64) -> SegmentName {
     SegmentName::at(timeline, Lsn::from_u64(number * SIZE.bytes()), SIZE)
 }
 
-/// What a segment holds: a first page as PostgreSQL 15 writes it, then bytes that compress somewhat.
+/// What a segment holds: sound WAL as PostgreSQL 15 writes it, in which nothing happens.
 pub(crate) fn content(segment: SegmentName) -> Vec<u8> {
     let start = segment.first_lsn(SIZE).unwrap();
-    let mut bytes = vec![0x10, 0xd1, 2, 0];
-    bytes.extend_from_slice(&segment.timeline().as_u32().to_le_bytes());
-    bytes.extend_from_slice(&start.as_u64().to_le_bytes());
-    bytes.extend_from_slice(&[0; 8]);
-    bytes.extend_from_slice(&7_710_937_153_959_999_515_u64.to_le_bytes());
-    bytes.extend_from_slice(&1_048_576_u32.to_le_bytes());
-    bytes.extend_from_slice(&8192_u32.to_le_bytes());
-    let mut state = start.as_u64() | 1;
-    while bytes.len() < 1 << 20 {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        bytes.extend_from_slice(&(state >> 40).to_le_bytes());
-    }
-    bytes
+    testkit::wal::segment(segment.timeline().as_u32(), start.as_u64(), testkit::wal::SEGMENT_BYTES, 0)
 }
 
 /// Delivers a segment, as `archive_command` would.

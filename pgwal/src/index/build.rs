@@ -6,7 +6,7 @@ use super::{
     TimelineBegin, widen,
 };
 use crate::decoder::{Decoder, Keep};
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultKind};
 use crate::page::LONG_HEADER_BYTES;
 use crate::record::{Parts, RecordHeader};
 use crate::rmgr::heap;
@@ -39,6 +39,8 @@ pub struct Indexer {
     failed: bool,
     /// Whether the segment before isn't known.
     fresh: bool,
+    /// Whether every record's layout is checked, not only of those that are noted.
+    strict: bool,
     blocks: BlockMapBuilder,
 }
 
@@ -68,6 +70,22 @@ impl Indexer {
         indexer.fresh = false;
         indexer.pending.clone_from(&tail.pending);
         Some(indexer)
+    }
+
+    /// Also checks, in the same pass, all that [`verify`](crate::verify) does.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.decoder = self.decoder.strict();
+        self.decoder.expect_timeline(self.index.segment.timeline());
+        self.strict = true;
+        self
+    }
+
+    /// Refuses WAL of another cluster.
+    #[must_use]
+    pub fn with_system_id(mut self, system_id: u64) -> Self {
+        self.decoder = self.decoder.with_system_id(system_id);
+        self
     }
 
     fn with_decoder(segment: SegmentName, options: IndexOptions, start: Lsn, decoder: Decoder) -> Self {
@@ -101,6 +119,7 @@ impl Indexer {
             pending: Vec::new(),
             failed: false,
             fresh: true,
+            strict: false,
             blocks: BlockMapBuilder::default(),
         }
     }
@@ -142,6 +161,13 @@ impl Indexer {
                             self.blocks.fork(block.relation, block.fork).insert(block.block);
                         }
                     }
+                    if self.strict
+                        && !(of_interest || self.with_blocks)
+                        && let Err(kind) = Parts::check(&record)
+                    {
+                        self.failed = true;
+                        return Err(Fault { lsn: record.lsn, kind });
+                    }
                     if of_interest {
                         let mut notes = Notes {
                             index: &mut self.index,
@@ -157,6 +183,18 @@ impl Indexer {
                 }
             }
         }
+    }
+
+    /// What only shows where the segment's bytes end: that there are too few or too many, or a timeline that began without
+    /// a record of it. To be asked when all of them were fed.
+    pub fn fault_at_end(&mut self) -> Option<Fault> {
+        let (position, size) = (self.decoder.position(), self.index.segment_size);
+        let found = position.as_u64().wrapping_sub(self.index.start.as_u64());
+        if found != size.bytes() {
+            self.failed = true;
+            return Some(FaultKind::SegmentLength { found, expected: size.bytes() }.at(position));
+        }
+        self.decoder.end_segment()
     }
 
     /// The index of what was fed; `None` when not even a page was sound.

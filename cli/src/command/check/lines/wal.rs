@@ -77,6 +77,8 @@ pub(super) fn errors(lines: &mut Lines, server: &ServerContext) {
         ("unknown", count(".unknown")),
         ("not relevant", count(".error")),
         ("duplicates", count(".duplicate")),
+        ("damaged", count(".damaged")),
+        ("foreign", count(".foreign")),
     ];
     let known: usize = kinds.iter().map(|(_, count)| count).sum();
     let kinds = kinds.into_iter().chain([("unknown failure", names.len() - known)]);

@@ -1,0 +1,63 @@
+//! Places where others take part.
+
+use std::path::Path;
+
+use pgwal::WalFile;
+
+/// A file that is being archived, as a hook sees it: Barman's `BARMAN_SEGMENT`, `BARMAN_FILE`, `BARMAN_SIZE`,
+/// `BARMAN_TIMESTAMP` and `BARMAN_COMPRESSION`.
+#[derive(Debug, Clone, Copy)]
+pub struct HookFile<'a> {
+    /// Its name.
+    pub file: WalFile,
+    /// Where it is: on its way before it is archived, in the archive afterwards.
+    pub path: &'a Path,
+    /// Its size there, in bytes.
+    pub size: u64,
+    /// When it was last modified, in seconds since 1970.
+    pub time: f64,
+    /// How it is compressed there; `None` for not at all.
+    pub compression: Option<&'a str>,
+}
+
+/// A hook that lets nothing more be archived now.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{reason}")]
+pub struct HookStop {
+    /// What the hook said or did.
+    pub reason: String,
+}
+
+/// What is called before and after each file is archived, from one thread, in the order of the files.
+///
+/// The server's archive lock is held meanwhile, as it is for the whole run; the lock of `xlog.db` never is, so that a hook
+/// that takes its time keeps no reader waiting. A batch of files shares its fsyncs, so the order over a batch is: `before`
+/// for each file, all of them archived and listed durably, `after` for each. Per file it is Barman's: the pre scripts
+/// come before a file is compared or compressed, the post scripts when nothing can undo it any more.
+///
+/// To run shell scripts: in `before` run `pre_archive_script`, then `pre_archive_retry_script`, and answer [`HookStop`]
+/// when that exits with 63; in `after` run `post_archive_retry_script`, then `post_archive_script`. `error` is what goes into
+/// `BARMAN_ERROR`.
+pub trait ArchiveHooks {
+    /// A file is about to be archived.
+    ///
+    /// # Errors
+    /// When it may not be. This file and those after it stay where they are, and the run ends with
+    /// [`ArchiveError::Stopped`](super::ArchiveError::Stopped); those before it are archived.
+    fn before(&self, file: &HookFile<'_>) -> Result<(), HookStop>;
+
+    /// A file that `before` saw was archived, or `error` says why not.
+    fn after(&self, file: &HookFile<'_>, error: Option<&str>);
+}
+
+/// Nobody takes part.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoHooks;
+
+impl ArchiveHooks for NoHooks {
+    fn before(&self, _file: &HookFile<'_>) -> Result<(), HookStop> {
+        Ok(())
+    }
+
+    fn after(&self, _file: &HookFile<'_>, _error: Option<&str>) {}
+}

@@ -1,0 +1,383 @@
+//! What barkeep knows of each archived segment: whether it is sound, its hash, and [what it holds](SegmentIndex).
+//!
+//! Kept in `.barkeep/wal-index/`, where Barman never looks: one file ("pack") for each directory of the archive, to which
+//! entries are appended; of several entries for one segment the last counts. A file for each segment would be a hundred
+//! thousand files to open where a few hundred will do. All of it is derived: what is missing, damaged or of another version
+//! counts as not there, and [`build`](crate::archive::index_archive) makes it again from the segments.
+//!
+//! ```no_run
+//! use barkeep_catalog::{IndexStore, Layout};
+//! # let layout = Layout::new("pg15", "/srv/barman/pg15".as_ref(), "/srv/barman".as_ref());
+//! let indexes = IndexStore::of(&layout).load()?;
+//! for entry in indexes.iter() {
+//!     let Some(index) = entry.index() else { continue };
+//!     println!("{} {} commits, until {:?}", entry.facts.segment, index.commits.count, index.commits.times);
+//! }
+//! # Ok::<(), barkeep_catalog::index_store::IndexStoreError>(())
+//! ```
+
+mod format;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use barkeep_transport::durable::{self, DurableError};
+use pgwal::SegmentName;
+
+use crate::Layout;
+use crate::inspect::{Inspection, SegmentIndex};
+use crate::lock::{LockError, ServerLock};
+pub use format::Facts;
+
+/// Largest pack accepted, in bytes.
+const PACK_BYTES_MAX: u64 = 1 << 30;
+/// A pack is rewritten without its superseded entries when these are more than this, in bytes, and more than half of it.
+const WASTE_BYTES_MAX: usize = 256 << 10;
+/// How long a writer waits for another.
+const WRITE_PATIENCE: Duration = Duration::from_secs(60);
+/// Most threads that read packs at once.
+const READERS_MAX: usize = 8;
+
+/// The store of one server.
+#[derive(Debug, Clone)]
+pub struct IndexStore {
+    directory: PathBuf,
+    lock: PathBuf,
+}
+
+/// What the store holds, in memory.
+#[derive(Debug, Clone, Default)]
+pub struct Indexes {
+    entries: Vec<Entry>,
+}
+
+/// One segment of the store.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// What is known of the segment.
+    pub facts: Facts,
+    pack: Arc<Vec<u8>>,
+    index: Range<usize>,
+}
+
+/// A store that can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexStoreError {
+    /// Reading failed.
+    #[error("cannot read '{}': {source}", path.display())]
+    Read {
+        /// What was being read.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Writing failed.
+    #[error(transparent)]
+    Write(#[from] DurableError),
+    /// Another process is writing.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+}
+
+impl Entry {
+    /// What the segment holds; `None` when it was not WAL, or the index is damaged or of another version.
+    ///
+    /// Decoded at each call, in about a microsecond.
+    pub fn index(&self) -> Option<SegmentIndex> {
+        SegmentIndex::from_bytes(self.index_bytes()).ok()
+    }
+
+    fn index_bytes(&self) -> &[u8] {
+        self.pack.get(self.index.clone()).unwrap_or_default()
+    }
+}
+
+impl Indexes {
+    /// All entries, by timeline and position.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> + ExactSizeIterator + Clone {
+        self.entries.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// One segment's entry.
+    pub fn get(&self, segment: SegmentName) -> Option<&Entry> {
+        let at = self.entries.binary_search_by_key(&segment, |entry| entry.facts.segment).ok()?;
+        self.entries.get(at)
+    }
+
+    /// The entries from one segment to another, both included. Between timelines, names have no order that means anything.
+    pub fn range(&self, first: SegmentName, last: SegmentName) -> &[Entry] {
+        let from = self.entries.partition_point(|entry| entry.facts.segment < first);
+        let to = self.entries.partition_point(|entry| entry.facts.segment <= last);
+        self.entries.get(from..to).unwrap_or_default()
+    }
+
+    /// The segments of `archived` that have no usable entry, in their order.
+    pub fn missing(&self, archived: &[SegmentName]) -> Vec<SegmentName> {
+        archived.iter().copied().filter(|segment| self.get(*segment).is_none()).collect()
+    }
+
+    /// Decodes all indexes with as many threads as there are processors; in the order of [`iter`](Self::iter).
+    pub fn decode(&self) -> Vec<Option<SegmentIndex>> {
+        let threads = processors().min(READERS_MAX);
+        let share = self.entries.len().div_ceil(threads).max(1);
+        let mut decoded = Vec::with_capacity(self.entries.len());
+        std::thread::scope(|scope| {
+            let work = |entries: &'_ [Entry]| entries.iter().map(Entry::index).collect::<Vec<_>>();
+            let workers: Vec<_> =
+                self.entries.chunks(share).map(|entries| scope.spawn(move || work(entries))).collect();
+            for worker in workers {
+                decoded.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+        });
+        decoded
+    }
+}
+
+impl IndexStore {
+    /// The store of a server. Touches nothing.
+    pub fn of(layout: &Layout) -> Self {
+        let private = layout.private();
+        IndexStore { directory: private.join("wal-index"), lock: private.join("wal-index.lock") }
+    }
+
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// When the directory or a pack can't be read. A damaged pack is no error: its entries are missing.
+    pub fn load(&self) -> Result<Indexes, IndexStoreError> {
+        let packs = self.packs()?;
+        let next = Mutex::new(packs.iter());
+        let read = || -> Result<Vec<Entry>, IndexStoreError> {
+            let mut entries = Vec::new();
+            loop {
+                let pack = next.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(path) = pack else { return Ok(entries) };
+                entries.extend(read_pack(path)?.into_entries());
+            }
+        };
+        let threads = processors().min(READERS_MAX).min(packs.len());
+        let mut entries = Vec::new();
+        if threads <= 1 {
+            entries = read()?;
+        } else {
+            std::thread::scope(|scope| {
+                let workers: Vec<_> = (0..threads).map(|_| scope.spawn(read)).collect();
+                for worker in workers {
+                    entries.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+                }
+                Ok::<(), IndexStoreError>(())
+            })?;
+        }
+        entries.sort_unstable_by_key(|entry| entry.facts.segment);
+        Ok(Indexes { entries })
+    }
+
+    /// Reads one segment's entry, and only what has to be read for that.
+    ///
+    /// # Errors
+    /// When the pack can't be read.
+    pub fn entry(&self, segment: SegmentName) -> Result<Option<Entry>, IndexStoreError> {
+        let mut pack = read_pack(&self.pack(segment))?;
+        Ok(pack.entries.remove(&segment).map(|(facts, index, _)| Entry { facts, pack: pack.bytes, index }))
+    }
+
+    /// The system identifier of the newest indexed segment.
+    ///
+    /// # Errors
+    /// When a pack can't be read.
+    pub fn system_id(&self) -> Result<Option<u64>, IndexStoreError> {
+        for pack in self.packs()?.iter().rev() {
+            let found = read_pack(pack)?.into_entries().rev().find_map(|entry| entry.index());
+            if let Some(index) = found {
+                return Ok(Some(index.system_id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Adds entries, or replaces them.
+    ///
+    /// # Errors
+    /// When storage fails. Packs written until then stay; what is missing can be made again.
+    pub fn add(&self, entries: &[(Facts, Option<Arc<SegmentIndex>>)]) -> Result<(), IndexStoreError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        durable::create_dir_all(&self.directory)?;
+        let _lock = ServerLock::acquire_path_within(&self.lock, WRITE_PATIENCE)?;
+        let mut by_pack: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
+        for (facts, index) in entries {
+            let index = index.as_ref().map(|index| index.to_bytes()).unwrap_or_default();
+            format::write(by_pack.entry(self.pack(facts.segment)).or_default(), facts, &index);
+        }
+        for (path, added) in by_pack {
+            let pack = read_pack(&path)?;
+            let waste = pack.waste();
+            if pack.is_whole() && (waste <= WASTE_BYTES_MAX || waste <= pack.bytes.len() / 2) {
+                durable::append(&path, &added)?;
+            } else {
+                let mut bytes = pack.rewritten();
+                bytes.extend(added);
+                durable::write(&path, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets segments that are not in the archive any more: whole packs at once, where nothing is left of an archive
+    /// directory. How many packs went.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub fn forget_absent(&self, layout: &Layout) -> Result<usize, IndexStoreError> {
+        let mut removed = 0;
+        for pack in self.packs()? {
+            let name = pack.file_name().unwrap_or_default();
+            if !layout.wals.join(name).exists() && durable::remove_unsynced(&pack)? {
+                removed += 1;
+            }
+        }
+        if removed > 0 {
+            durable::sync_dir(&self.directory)?;
+        }
+        Ok(removed)
+    }
+
+    /// Where the entries of a segment are.
+    fn pack(&self, segment: SegmentName) -> PathBuf {
+        self.directory.join(segment.directory())
+    }
+
+    /// The packs there are, in order.
+    fn packs(&self) -> Result<Vec<PathBuf>, IndexStoreError> {
+        let failed = |source| IndexStoreError::Read { path: self.directory.clone(), source };
+        let entries = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut packs = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let is_pack = entry.file_name().to_str().is_some_and(|name| {
+                name.len() == 16 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'))
+            });
+            if is_pack {
+                packs.push(entry.path());
+            }
+        }
+        packs.sort_unstable();
+        Ok(packs)
+    }
+}
+
+impl Facts {
+    /// The facts of a segment that was looked at, whose file in the archive has this length.
+    pub fn of(segment: SegmentName, inspection: &Inspection, stored_bytes: u64) -> Self {
+        Facts {
+            segment,
+            soundness: inspection.soundness,
+            note: inspection.note.clone(),
+            chained: inspection.chained,
+            bytes: inspection.bytes,
+            hash: inspection.hash,
+            stored_bytes,
+        }
+    }
+}
+
+/// A pack, read as far as it is sound.
+#[derive(Default)]
+struct Pack {
+    bytes: Arc<Vec<u8>>,
+    /// By segment: its facts, where its index is, and how long the whole entry is.
+    entries: BTreeMap<SegmentName, (Facts, Range<usize>, usize)>,
+    /// Where the sound part ends.
+    sound: usize,
+    /// Bytes of entries that count.
+    used: usize,
+}
+
+impl Pack {
+    fn into_entries(self) -> impl DoubleEndedIterator<Item = Entry> {
+        let bytes = self.bytes;
+        self.entries.into_values().map(move |(facts, index, _)| Entry {
+            facts,
+            pack: Arc::clone(&bytes),
+            index,
+        })
+    }
+
+    /// Whether new entries can be appended.
+    fn is_whole(&self) -> bool {
+        self.sound > 0 && self.sound == self.bytes.len()
+    }
+
+    fn waste(&self) -> usize {
+        self.sound.saturating_sub(self.used)
+    }
+
+    /// The pack with the entries that count and no others.
+    fn rewritten(&self) -> Vec<u8> {
+        let mut bytes = format::PACK_HEADER.to_vec();
+        for (facts, index, _) in self.entries.values() {
+            format::write(&mut bytes, facts, self.bytes.get(index.clone()).unwrap_or_default());
+        }
+        bytes
+    }
+}
+
+fn read_pack(path: &Path) -> Result<Pack, IndexStoreError> {
+    let failed = |source| IndexStoreError::Read { path: path.to_owned(), source };
+    let bytes = match fs::metadata(path).map(|metadata| metadata.len()) {
+        // It can't be one of ours; a new one takes its place.
+        Ok(length) if length > PACK_BYTES_MAX => return Ok(Pack::default()),
+        Ok(_) => match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Pack::default()),
+            Err(error) => return Err(failed(error)),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Pack::default()),
+        Err(error) => return Err(failed(error)),
+    };
+    let Some(mut rest) = bytes.strip_prefix(&format::PACK_HEADER) else { return Ok(Pack::default()) };
+    let mut entries = BTreeMap::new();
+    let mut used = format::PACK_HEADER.len();
+    let directory = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    while let Some((facts, index, after)) = format::read(rest) {
+        let end = bytes.len() - after.len();
+        let length = rest.len() - after.len();
+        rest = after;
+        if facts.segment.directory() != directory {
+            continue;
+        }
+        let (segment, index_start) = (facts.segment, end - index.len());
+        let superseded = entries.insert(segment, (facts, index_start..end, length));
+        used = used + length - superseded.map_or(0, |(.., length)| length);
+    }
+    let sound = bytes.len() - rest.len();
+    Ok(Pack { bytes: Arc::new(bytes), entries, sound, used })
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+#[cfg(test)]
+mod tests;
