@@ -18,6 +18,7 @@ pub mod state;
 pub mod store;
 mod sweep;
 mod time;
+pub mod verification;
 pub mod wal;
 pub mod xlogdb;
 

@@ -7,9 +7,9 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 /// How much is copied between two looks at the progress, in bytes.
@@ -18,6 +18,8 @@ const STEP_BYTES: u64 = 16 << 20;
 const BUFFER_BYTES: usize = 1 << 20;
 /// The deepest path followed beneath a directory; PostgreSQL's own trees are five deep.
 const DEPTH_MAX: usize = 64;
+/// How directories are opened.
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// A user and a group to give new files to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,15 +39,37 @@ pub(crate) struct Directory {
 impl Directory {
     /// Opens a directory by a path that the user gave: links in it are the user's wish, and followed.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Directory { fd: rustix::fs::open(path, flags, Mode::empty())? })
+        Ok(Directory { fd: rustix::fs::open(path, DIRECTORY, Mode::empty())? })
     }
 
     /// Opens what is at `path` beneath this directory; no component may be a link.
     fn open_beneath(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        if let Some(opened) = self.open_at_once(path, flags | OFlags::CLOEXEC, mode) {
+            return Ok(opened?);
+        }
         let (parent, name) = self.parent_of(path)?;
         let parent = parent.as_ref().unwrap_or(&self.fd);
         Ok(rustix::fs::openat(parent, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)?)
+    }
+
+    /// The same in one call, where the kernel can (Linux 5.6, and no sandbox that forbids it).
+    fn open_at_once(&self, path: &Path, flags: OFlags, mode: Mode) -> Option<Result<OwnedFd, Errno>> {
+        static REFUSED: AtomicBool = AtomicBool::new(false);
+        let depth = path.components().count();
+        let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+        if !plain || depth == 0 || depth > DEPTH_MAX || REFUSED.load(Ordering::Relaxed) {
+            return None;
+        }
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        match rustix::fs::openat2(&self.fd, path, flags, mode, resolve) {
+            Err(Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::AGAIN) => {
+                // Whether it was this call or this file shows when it is tried the long way.
+                let known = rustix::fs::openat2(&self.fd, ".", DIRECTORY, Mode::empty(), resolve);
+                REFUSED.fetch_or(known.is_err(), Ordering::Relaxed);
+                None
+            }
+            opened => Some(opened),
+        }
     }
 
     /// The directory that holds `path` (`None` when it is this one), and the last name.
@@ -62,7 +86,7 @@ impl Directory {
             if components.peek().is_none() {
                 return Ok((parent, Path::new(name)));
             }
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let flags = DIRECTORY | OFlags::NOFOLLOW;
             let from = parent.as_ref().unwrap_or(&self.fd);
             parent = Some(rustix::fs::openat(from, name, flags, Mode::empty())?);
         }
@@ -106,8 +130,8 @@ impl Directory {
         let (parent, name) = self.parent_of(path)?;
         let parent = parent.as_ref().unwrap_or(&self.fd);
         rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        hand_over(&rustix::fs::openat(parent, name, flags, Mode::empty())?, mode, owner)
+        let made = rustix::fs::openat(parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
+        hand_over(&made, mode, owner)
     }
 
     /// Creates a symbolic link that must not exist yet.
@@ -171,7 +195,8 @@ impl Directory {
                 _ => Kind::Other,
             };
             let size = u64::try_from(stat.st_size).unwrap_or(0);
-            entries.push(Entry { name, kind, size, mode: stat.st_mode & 0o777 });
+            let modified = stat.st_mtime;
+            entries.push(Entry { name, kind, size, mode: stat.st_mode & 0o777, modified });
         }
         Ok(entries)
     }
@@ -220,6 +245,8 @@ pub(crate) struct Entry {
     pub(crate) size: u64,
     /// The permission bits.
     pub(crate) mode: u32,
+    /// When it was last modified, in seconds since 1970.
+    pub(crate) modified: i64,
 }
 
 fn hand_over(fd: impl AsFd, mode: u32, owner: Option<Owner>) -> io::Result<()> {

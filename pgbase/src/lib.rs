@@ -4,10 +4,16 @@
 
 pub mod checksum;
 mod copy;
+pub mod generate;
 pub mod manifest;
 pub mod pipeline;
+mod pool;
 pub mod recovery;
 pub mod restore;
+mod scan;
 #[cfg(feature = "stream")]
 pub mod stream;
 pub mod tar;
+pub mod verify;
+
+pub use scan::{BackupTrees, ScanObserver};

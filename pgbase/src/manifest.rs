@@ -11,6 +11,7 @@ mod algorithm;
 mod guard;
 mod inventory;
 mod parse;
+mod write;
 
 use std::io::{self, BufReader, Read};
 
@@ -18,6 +19,7 @@ use pgwal::{Lsn, TimelineId};
 
 pub use algorithm::{Checksum, ChecksumAlgorithm, FileHasher, UnknownAlgorithm};
 pub use inventory::{Comparison, FileFault, Inventory, MAX_FAULTS, MAX_FILES, TooManyFiles};
+pub use write::ManifestWriter;
 
 /// The name of the manifest in a backup's data directory.
 pub const MANIFEST_FILE: &str = "backup_manifest";

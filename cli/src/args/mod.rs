@@ -7,6 +7,7 @@ mod legacy;
 mod restore;
 mod setup;
 mod values;
+mod verify;
 mod wal;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 pub use backup::{BackupArgs, ReuseBackup};
 pub use restore::{RestoreArgs, TablespaceMapping};
 pub use setup::{CompletionsArgs, InstallLinksArgs, ManPagesArgs};
+pub use verify::{GenerateManifestArgs, VerifyBackupArgs};
 pub use wal::{DumpArgs, FilterArgs, StatsArgs, VerifyArgs, WalArgs, WalCommand, WalSource};
 
 /// The whole command line.
@@ -124,6 +126,8 @@ pub enum Command {
     Cron(CronArgs),
     /// Delete a backup, its incremental descendants, and the WAL that only they needed
     Delete(DeleteArgs),
+    /// Make a backup_manifest for a backup that has none
+    GenerateManifest(GenerateManifestArgs),
     /// Print a WAL file, for a server's restore_command
     GetWal(GetWalArgs),
     /// Make links under Barman's names, which then run barkeep: barman, barman-wal-archive, barman-wal-restore
@@ -152,6 +156,9 @@ pub enum Command {
     /// Make servers begin a new WAL file
     #[command(alias = "switch-xlog")]
     SwitchWal(SwitchWalArgs),
+    /// Check every file of a backup against its manifest, and the WAL that it needs
+    #[command(alias = "verify")]
+    VerifyBackup(VerifyBackupArgs),
     /// Look into WAL: verify, count, print, find
     Wal(Box<WalArgs>),
 }
@@ -347,6 +354,7 @@ mod tests {
         is("show-server main", |c| matches!(c, Command::ShowServers(_)));
         is("show-backups main latest", |c| matches!(c, Command::ShowBackup(_)));
         is("switch-xlog main", |c| matches!(c, Command::SwitchWal(_)));
+        is("verify main latest", |c| matches!(c, Command::VerifyBackup(_)));
         is("recover main latest /tmp/x", |c| matches!(c, Command::Restore(_)));
     }
 

@@ -14,6 +14,7 @@ pub(crate) mod connect;
 pub mod cron;
 pub mod delete;
 mod deletion;
+pub mod generate_manifest;
 pub mod get_wal;
 pub mod list_backups;
 pub mod list_servers;
@@ -25,7 +26,9 @@ pub mod show_servers;
 mod shown;
 pub(crate) mod signals;
 pub mod status;
+mod stored_backup;
 pub mod switch_wal;
+pub mod verify_backup;
 pub mod wal;
 
 /// Runs a command.
@@ -40,6 +43,7 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::Check(args) => check::run(context, args),
         Command::Cron(args) => cron::run(context, args),
         Command::Delete(args) => delete::run(context, args),
+        Command::GenerateManifest(args) => generate_manifest::run(context, args),
         Command::GetWal(args) => get_wal::run(context, args),
         Command::ListBackups(args) => list_backups::run(context, args),
         Command::ReceiveWal(args) => receive_wal::run(context, args),
@@ -50,6 +54,7 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::SwitchWal(args) => switch_wal::run(context, args),
         // They need no context and were run before there was one.
         Command::InstallLinks(_) | Command::Completions(_) | Command::ManPages(_) => Ok(()),
+        Command::VerifyBackup(args) => verify_backup::run(context, args),
         Command::Wal(args) => wal::run(&context.output().clone(), Some(context), args),
     }
 }

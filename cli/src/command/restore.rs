@@ -11,19 +11,19 @@ mod scripts;
 mod supply;
 mod watch;
 
-use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use barkeep_catalog::lock::SharedLock;
-use barkeep_catalog::{BackupId, BackupInfo, LockError, ServerLock, Task, backup_info};
+use barkeep_catalog::{BackupInfo, backup_info};
 use jiff::Zoned;
 use pgbase::restore::{
     ExecuteOptions, PlanError, RestoreError, RestorePlan, RestoreRequest, WalSupply, look_at, owner_for,
     plan_restore,
 };
 
+use super::stored_backup;
 use crate::args::RestoreArgs;
-use crate::config::{ServerConfig, Source};
+use crate::config::ServerConfig;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::{CommandError, chain};
 use options::Target;
@@ -32,10 +32,6 @@ use options::Target;
 const RECOVER_INFO: &str = ".barman-recover.info";
 /// Where recovery settings go unless the user says otherwise.
 const SETTINGS_FILE: &str = "postgresql.auto.conf";
-/// How long to wait for a process that changes the backup.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// Most files copied at a time unless the user says otherwise: more only make a disk seek.
-const JOBS_MAX: usize = 8;
 
 /// Restores a backup.
 ///
@@ -63,7 +59,7 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
     }
     let (begun, started) = (Zoned::now(), Instant::now());
     let options = ExecuteOptions {
-        jobs: jobs(args, &server.config),
+        jobs: stored_backup::jobs(args.jobs, &server.config),
         owner: owner_for(&plan.trees[0].to, &plan.backup.data).map_err(|error| {
             CommandError::because("the owner of the restored files can't be found out", &error)
         })?,
@@ -110,7 +106,7 @@ fn plan(
     };
     // Chosen before anything is archived: a wrong name should not cost the time.
     let info = choose::choose(&catalog, &args.backup, &target.recovery, &supply::histories(layout)?)?;
-    let lock = keep_from_deletion(server, info.id)?;
+    let lock = stored_backup::keep_from_deletion(server, info.id)?;
     let request = |available_wal, histories, archived_until| -> Result<RestoreRequest, CommandError> {
         Ok(RestoreRequest {
             backup: choose::facts(&catalog, &info)?,
@@ -143,25 +139,6 @@ fn plan(
     Ok((info, plan, lock))
 }
 
-/// Holds the backup's lock together with other restores, so that it is not deleted meanwhile. Where no lock can be had,
-/// as in a home that may only be read, the restore goes on without.
-fn keep_from_deletion(server: &ServerContext, id: BackupId) -> Result<Option<SharedLock>, CommandError> {
-    let (layout, task) = (server.layout(), Task::OneBackup(id));
-    // There is nothing to share before the file exists.
-    drop(ServerLock::try_acquire(&layout, task));
-    match SharedLock::acquire_within(&layout, task, LOCK_PATIENCE) {
-        Ok(lock) => Ok(lock),
-        Err(error @ LockError::Held { .. }) => {
-            Err(CommandError::because(format!("Backup {id} is being changed or deleted"), &error)
-                .hint("try again, or choose another backup"))
-        }
-        Err(error) => {
-            server.output.debug(format!("Backup {id} is restored without its lock: {error}"));
-            Ok(None)
-        }
-    }
-}
-
 /// WAL that was received but not archived yet may be just what the target needs. A restore does not fail because of
 /// it: there is nothing better to do with what is there.
 fn archive_first(server: &ServerContext) {
@@ -174,18 +151,6 @@ impl RestoreArgs {
     /// Whether the restored server fetches its own WAL.
     fn fetches_wal(&self, config: &ServerConfig) -> bool {
         self.get_wal().unwrap_or_else(|| config.recovery_get_wal())
-    }
-}
-
-/// As many files at a time as was said; otherwise as the machine has processors.
-fn jobs(args: &RestoreArgs, config: &ServerConfig) -> usize {
-    let configured = config
-        .setting("parallel_jobs")
-        .filter(|setting| setting.source != Source::Default)
-        .and_then(|setting| setting.text.as_deref()?.trim().parse::<u32>().ok());
-    match args.jobs.or(configured) {
-        Some(jobs) => usize::try_from(jobs.max(1)).unwrap_or(JOBS_MAX),
-        None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get).clamp(2, JOBS_MAX),
     }
 }
 

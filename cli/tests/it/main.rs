@@ -23,4 +23,5 @@ mod setup;
 mod stored;
 mod support;
 mod switch_wal;
+mod verify_backup;
 mod wal;
