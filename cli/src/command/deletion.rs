@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use barkeep_catalog::delete::{self, DeletionHooks, DoomedBackup, NoHooks};
+use barkeep_catalog::delete::{self, DeletionHooks, DoomedBackup};
 use barkeep_catalog::lock::LockError;
 use barkeep_catalog::{BackupId, BackupInfo, Keep, ServerLock, Status, Task};
 use barkeep_catalog::{Backups, wal, xlogdb};
@@ -12,6 +12,7 @@ use pgwal::{Lsn, WalFile};
 
 use crate::context::ServerContext;
 use crate::error::{CommandError, chain};
+use crate::hooks::DeletionScripts;
 
 /// What came of the deletion of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +49,9 @@ pub(super) fn delete_tree(server: &ServerContext, id: BackupId) -> Result<Outcom
     }
     // Where recovery from the oldest of them begins: if no backup remains, WAL from there on is kept.
     let begin = tree.iter().filter_map(|id| Origin::of(backups.get(*id)?)).min_by_key(|origin| origin.begin);
-    let hooks = hooks(server);
+    let hooks = DeletionScripts::new(server);
     for id in &tree {
-        delete_one(server, &backups, *id, begin, &*hooks)?;
+        delete_one(server, &backups, *id, begin, &hooks)?;
     }
     for lock in locks {
         lock.remove();
@@ -76,11 +77,6 @@ pub(super) fn finish(server: &ServerContext, id: BackupId) -> Result<Outcome, Co
     server.catalog().forget_backup(id)?;
     lock.remove();
     Ok(Outcome::Deleted)
-}
-
-/// Whom a server wants to be told of deletions.
-fn hooks(_server: &ServerContext) -> Box<dyn DeletionHooks> {
-    Box::new(NoHooks)
 }
 
 fn delete_one(
@@ -157,7 +153,7 @@ pub(super) fn purge_before_first(server: &ServerContext) -> Result<(), CommandEr
         return Ok(());
     }
     server.output.info("WAL segments preceding the current backup have been found:");
-    for entry in delete::remove_wal(&server.layout(), &removable, &*hooks(server))? {
+    for entry in delete::remove_wal(&server.layout(), &removable, &DeletionScripts::new(server))? {
         server.output.info(format!("\t{} from server {} has been removed", entry.file, server.name()));
     }
     Ok(())

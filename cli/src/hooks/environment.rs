@@ -4,13 +4,25 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use barkeep_catalog::{BackupInfo, Backups, Layout};
+use barkeep_catalog::{BackupId, BackupInfo, Backups, Layout};
 use serde_json::{Map, Value};
 
 /// The variables that tell of one event.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Environment {
     variables: BTreeMap<&'static str, OsString>,
+}
+
+/// A WAL file that is archived or deleted.
+#[derive(Debug, Clone)]
+pub(crate) struct WalFacts<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) path: &'a Path,
+    pub(crate) size: u64,
+    /// As `xlog.db` has it: seconds since 1970, with a fraction.
+    pub(crate) time: &'a str,
+    pub(crate) compression: Option<&'a str>,
+    pub(crate) error: Option<&'a str>,
 }
 
 /// A restore.
@@ -25,18 +37,49 @@ pub(crate) struct Recovery<'a> {
 }
 
 impl Environment {
-    /// What a script around the backup `info` is told.
-    pub(crate) fn of_backup(layout: &Layout, backups: &Backups, info: &BackupInfo) -> Self {
-        let id = |backup: Option<&BackupInfo>| backup.map(|info| info.id.to_string()).unwrap_or_default();
+    /// What a script around the backup or the deletion of `info` is told, `previous` and `next` being the usable backups
+    /// beside it.
+    pub(crate) fn of_backup(
+        layout: &Layout,
+        info: &BackupInfo,
+        previous: Option<BackupId>,
+        next: Option<BackupId>,
+    ) -> Self {
+        let id = |id: Option<BackupId>| id.map(|id| id.to_string()).unwrap_or_default();
         let mut environment = Environment::default();
         environment.set("BARMAN_BACKUP_DIR", layout.backup(info.id));
         environment.set("BARMAN_BACKUP_ID", info.id.to_string());
         environment.set("BARMAN_BACKUP_INFO_PATH", layout.backup_info(info.id));
-        environment.set("BARMAN_PREVIOUS_ID", id(backups.usable_before(info.id)));
-        environment.set("BARMAN_NEXT_ID", id(backups.usable_after(info.id)));
+        environment.set("BARMAN_PREVIOUS_ID", id(previous));
+        environment.set("BARMAN_NEXT_ID", id(next));
         environment.set("BARMAN_STATUS", info.status.as_str());
         environment.set("BARMAN_ERROR", info.error.as_deref().unwrap_or_default());
         environment
+    }
+
+    /// What a script around the backup `info` is told, its neighbours being looked up.
+    pub(crate) fn of_backup_among(layout: &Layout, backups: &Backups, info: &BackupInfo) -> Self {
+        let id = |backup: Option<&BackupInfo>| backup.map(|info| info.id);
+        let (previous, next) = (backups.usable_before(info.id), backups.usable_after(info.id));
+        Self::of_backup(layout, info, id(previous), id(next))
+    }
+
+    /// What a script around the archiving or deletion of a WAL file is told.
+    pub(crate) fn of_wal(facts: &WalFacts<'_>) -> Self {
+        let mut environment = Environment::default();
+        environment.set("BARMAN_SEGMENT", facts.name);
+        environment.set("BARMAN_FILE", facts.path);
+        environment.set("BARMAN_SIZE", facts.size.to_string());
+        environment.set("BARMAN_TIMESTAMP", facts.time);
+        environment.set("BARMAN_COMPRESSION", facts.compression.unwrap_or_default());
+        environment.set("BARMAN_ERROR", facts.error.unwrap_or_default());
+        environment
+    }
+
+    /// The same, with what went wrong.
+    pub(crate) fn with_error(mut self, error: &str) -> Self {
+        self.set("BARMAN_ERROR", error);
+        self
     }
 
     /// What a script around a restore of `info` is told.
@@ -46,7 +89,7 @@ impl Environment {
         info: &BackupInfo,
         recovery: &Recovery<'_>,
     ) -> Self {
-        let mut environment = Self::of_backup(layout, backups, info);
+        let mut environment = Self::of_backup_among(layout, backups, info);
         let tablespaces =
             recovery.tablespaces.iter().map(|(name, to)| (name.clone(), Value::from(to.as_str())));
         environment.set("BARMAN_DESTINATION_DIRECTORY", recovery.destination);

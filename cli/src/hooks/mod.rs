@@ -6,6 +6,7 @@
 //!
 //! Nobody may hold a lock of a server while they run: they may call barkeep.
 
+mod deletion;
 mod environment;
 mod script;
 
@@ -13,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-pub(crate) use environment::{Environment, Recovery};
+pub(crate) use deletion::DeletionScripts;
+pub(crate) use environment::{Environment, Recovery, WalFacts};
 use script::{Ending, Script};
 
 use crate::command::signals;
@@ -39,6 +41,10 @@ const PAUSE_STEP: Duration = Duration::from_millis(100);
 pub(crate) enum Event {
     /// A base backup.
     Backup,
+    /// The deletion of a backup.
+    Delete,
+    /// The deletion of one WAL file.
+    WalDelete,
     /// A restore.
     Recovery,
 }
@@ -47,6 +53,8 @@ impl Event {
     fn name(self) -> &'static str {
         match self {
             Event::Backup => "backup",
+            Event::Delete => "delete",
+            Event::WalDelete => "wal_delete",
             Event::Recovery => "recovery",
         }
     }

@@ -335,3 +335,73 @@ fn scripts_are_told_what_barman_tells_them() {
     }
     drop(receiver);
 }
+
+#[test]
+fn scripts_around_deletions_are_told_what_barman_tells_them() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    let shared = Shared::new(&["delete", "wal_delete"]);
+    let receiver = shared.barman.start_receiver("main", &shared.cluster);
+    shared.barman.wait_for_first_wal("main", &shared.cluster);
+    for _ in 0..6 {
+        let second = || barkeep_catalog::BackupId::at(&jiff::Zoned::now());
+        let now = second();
+        shared.barman.run(&["backup", "main"]);
+        // Barman takes no care that two backups of one second have ids of their own.
+        wait_for("the next second", 5, || (second() != now).then_some(()));
+    }
+    shared.barman.run(&["archive-wal", "main"]);
+    shared.take_told();
+    let base = shared.barman.server_dir("main").join("base");
+    // One in the middle first: it has both neighbours and takes no WAL along. Then the oldest.
+    let second_id = || names(&base)[1].clone();
+    shared.barman.run(&["delete", "main", &second_id()]);
+    let mut by_barman = shared.take_told();
+    shared.barman.run(&["delete", "main", "oldest"]);
+    by_barman.extend(shared.take_told());
+    assert_eq!(by_barman.len(), 4 + 8, "{by_barman:?}");
+    shared.barkeep(&["delete", "main", &second_id()]);
+    let mut by_barkeep = shared.take_told();
+    shared.barkeep(&["delete", "main", "oldest"]);
+    by_barkeep.extend(shared.take_told());
+    // Other files are deleted this time: what differs is which, how large and how old.
+    let alike = |told: &[(String, String)]| -> Vec<(String, String)> {
+        let differs =
+            ["BARMAN_SEGMENT=", "BARMAN_FILE=", "BARMAN_SIZE=", "BARMAN_TIMESTAMP=", "BARMAN_STATUS="];
+        let line = |line: &str| match differs.iter().find(|key| line.starts_with(*key)) {
+            Some(key) => (*key).to_owned(),
+            None => line.to_owned(),
+        };
+        let text = |text: &str| text.lines().map(line).collect::<Vec<_>>().join("\n");
+        told.iter().map(|(name, told)| (name.clone(), text(told))).collect()
+    };
+    assert_eq!(alike(&by_barkeep), alike(&by_barman));
+    for (name, told) in &by_barkeep {
+        let value = |key: &str| told.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        if name.contains("wal_delete") {
+            let segment = value("BARMAN_SEGMENT").unwrap();
+            assert!(
+                value("BARMAN_FILE").unwrap().ends_with(&format!("wals/{}/{segment}", &segment[..16])),
+                "{told}"
+            );
+            assert!(value("BARMAN_TIMESTAMP").unwrap().parse::<f64>().unwrap() > 1e9, "{told}");
+            assert!(value("BARMAN_SIZE").unwrap().parse::<u64>().unwrap() > 0, "{told}");
+        }
+    }
+    drop(receiver);
+}
+
+#[test]
+fn a_script_can_keep_a_backup_from_being_deleted() {
+    let place = TestDir::new();
+    let home = crate::stored::home().with("main", "pre_delete_retry_script", "exit 63").with(
+        "main",
+        "post_delete_script",
+        &teller(&place.join("told"), ""),
+    );
+    let kept = crate::stored::backup(&home, 1, crate::stored::segment(1, 1));
+    let run = home.run(["delete", "main", "latest"]).exits_with(1);
+    assert!(run.stderr.contains("was not deleted") && run.stderr.contains("returned 63"), "{run:?}");
+    assert_eq!(names(home.join("main/base")), [kept.id.to_string()]);
+    assert_eq!(told(&place.join("told")), Vec::<String>::new());
+}

@@ -36,7 +36,7 @@ pub(super) fn before(
     if !hooks.any_before(Event::Backup) {
         return Ok(Locks { _server: lock, _own: None });
     }
-    let environment = Environment::of_backup(catalog.layout(), &catalog.backups()?, info);
+    let environment = Environment::of_backup_among(catalog.layout(), &catalog.backups()?, info);
     let own = ServerLock::try_acquire(catalog.layout(), Task::OneBackup(info.id))?;
     drop(lock);
     hooks.before_listening(context, Event::Backup, environment)?;
@@ -57,7 +57,7 @@ pub(super) fn after(context: &mut Context, server: &ServerContext, catalog: &Cat
     }
     match catalog.backups() {
         Ok(backups) => {
-            let environment = Environment::of_backup(catalog.layout(), &backups, info);
+            let environment = Environment::of_backup_among(catalog.layout(), &backups, info);
             hooks.after_listening(context, Event::Backup, environment);
         }
         Err(error) => {
