@@ -14,6 +14,7 @@ pub mod layout;
 pub mod literal;
 pub mod lock;
 pub mod names;
+pub mod processes;
 pub mod state;
 pub mod store;
 mod sweep;

@@ -180,6 +180,17 @@ impl ServerLock {
     }
 }
 
+/// Removes a lock file that nobody holds. Whether it did.
+pub(crate) fn remove_if_free(path: &Path) -> bool {
+    match ServerLock::acquire_path(path) {
+        Ok(lock) => {
+            lock.remove();
+            true
+        }
+        Err(_) => false,
+    }
+}
+
 /// A lock that many readers may hold at once, and that keeps writers out while they do.
 #[derive(Debug)]
 pub struct SharedLock {

@@ -4,6 +4,7 @@
 
 mod backup;
 mod legacy;
+mod processes;
 mod restore;
 mod setup;
 mod values;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use backup::{BackupArgs, ReuseBackup};
+pub use processes::TerminateProcessArgs;
 pub use restore::{RestoreArgs, TablespaceMapping};
 pub use setup::{CompletionsArgs, InstallLinksArgs, ManPagesArgs};
 pub use verify::{GenerateManifestArgs, VerifyBackupArgs};
@@ -135,9 +137,14 @@ pub enum Command {
     /// List backups
     #[command(alias = "list-backup")]
     ListBackups(ListBackupsArgs),
+    /// List the processes that are at work on a server
+    #[command(alias = "list-process")]
+    ListProcesses(ServerArgs),
     /// List the configured servers
     #[command(alias = "list-server")]
     ListServers(ListServersArgs),
+    /// Remove lock files that nobody holds
+    LockDirectoryCleanup,
     /// Write manual pages
     ManPages(ManPagesArgs),
     /// Receive WAL from a server as it is written
@@ -159,6 +166,8 @@ pub enum Command {
     /// Check every file of a backup against its manifest, and the WAL that it needs
     #[command(alias = "verify")]
     VerifyBackup(VerifyBackupArgs),
+    /// Stop a process that is at work on a server
+    TerminateProcess(TerminateProcessArgs),
     /// Look into WAL: verify, count, print, find
     Wal(Box<WalArgs>),
 }

@@ -18,6 +18,7 @@ pub mod generate_manifest;
 pub mod get_wal;
 pub mod list_backups;
 pub mod list_servers;
+pub mod processes;
 pub mod receive_wal;
 pub mod restore;
 pub(crate) mod setup;
@@ -46,12 +47,15 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::GenerateManifest(args) => generate_manifest::run(context, args),
         Command::GetWal(args) => get_wal::run(context, args),
         Command::ListBackups(args) => list_backups::run(context, args),
+        Command::ListProcesses(args) => processes::list(context, args),
+        Command::LockDirectoryCleanup => processes::clean_locks(context),
         Command::ReceiveWal(args) => receive_wal::run(context, args),
         Command::Restore(args) => restore::run(context, args),
         Command::ShowBackup(args) => show_backup::run(context, args),
         Command::ShowServers(args) => show_servers::run(context, args),
         Command::Status(args) => status::run(context, args),
         Command::SwitchWal(args) => switch_wal::run(context, args),
+        Command::TerminateProcess(args) => processes::terminate(context, args),
         // They need no context and were run before there was one.
         Command::InstallLinks(_) | Command::Completions(_) | Command::ManPages(_) => Ok(()),
         Command::VerifyBackup(args) => verify_backup::run(context, args),

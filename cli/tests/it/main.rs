@@ -16,6 +16,7 @@ mod health;
 mod hooks;
 mod inspection;
 mod pitr;
+mod processes;
 mod receive_wal;
 mod restore;
 mod restore_scene;
