@@ -13,6 +13,10 @@ pub mod exit {
     pub const USAGE: u8 = 2;
     /// `get-wal`: not a WAL file's name, or the output can't be written.
     pub const GET_WAL_INPUT: u8 = 3;
+    /// `wal-archive` and `wal-restore`: it failed on this side.
+    pub const CLIENT: u8 = 2;
+    /// `wal-archive`: `ssh` failed.
+    pub const CONNECTION: u8 = 3;
 }
 
 /// A command's failure.

@@ -58,6 +58,10 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         Command::InstallLinks(args) => command::setup::install_links(&output, args),
         Command::Completions(args) => command::setup::completions(program, args),
         Command::ManPages(args) => command::setup::man_pages(&output, args),
+        // On a database host there is no configuration.
+        Command::WalArchive(args) if !args.remote.local => {
+            command::wal_archive::run_remote(&output, &global, args)
+        }
         _ => prepare(&global, &command, &output)
             .and_then(|mut context| command::dispatch(&mut context, &command)),
     };
@@ -120,7 +124,11 @@ fn prepare(global: &GlobalArgs, command: &Command, output: &Output) -> Result<Co
 fn tell_configuration_warnings(context: &Context, command: &Command) {
     let unattended = matches!(
         command,
-        Command::Cron(_) | Command::ArchiveWal(_) | Command::ReceiveWal(_) | Command::GetWal(_)
+        Command::Cron(_)
+            | Command::ArchiveWal(_)
+            | Command::ReceiveWal(_)
+            | Command::GetWal(_)
+            | Command::WalArchive(_)
     );
     let mut warnings = context.config().warnings.clone();
     let pending: Vec<&str> = context.config().pending.iter().copied().collect();

@@ -6,6 +6,7 @@ pub mod codec;
 pub mod durable;
 #[cfg(any(test, feature = "faults"))]
 pub mod faults;
+pub mod private;
 pub mod ssh;
 
 /// Stands in for the `faults` module in ordinary builds: nothing is ever made to fail.

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-pub use control::{ControlDirectory, UnsafeDirectory};
+pub use control::ControlDirectory;
 pub use remote_command::RemoteCommand;
 pub use session::{End, Output, STDERR_BYTES_MAX, Session};
 

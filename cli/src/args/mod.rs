@@ -4,16 +4,19 @@
 
 mod backup;
 mod legacy;
+mod multicall;
 mod processes;
 mod restore;
 mod setup;
 mod values;
 mod verify;
 mod wal;
+mod wal_client;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use backup::{BackupArgs, ReuseBackup};
@@ -22,6 +25,7 @@ pub use restore::{RestoreArgs, TablespaceMapping};
 pub use setup::{CompletionsArgs, InstallLinksArgs, ManPagesArgs};
 pub use verify::{GenerateManifestArgs, VerifyBackupArgs};
 pub use wal::{DumpArgs, FilterArgs, StatsArgs, VerifyArgs, WalArgs, WalCommand, WalSource};
+pub use wal_client::{Destination, RemoteArgs, ShippedCompression, WalArchiveArgs};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -75,6 +79,16 @@ pub struct GlobalArgs {
     /// Print the version
     #[arg(short = 'v', long, action = ArgAction::Version)]
     pub version: Option<bool>,
+    /// Whether the configuration file was named on the command line rather than by the environment.
+    #[arg(skip)]
+    config_was_typed: bool,
+}
+
+impl GlobalArgs {
+    /// The configuration file, if it was named on the command line.
+    pub fn typed_config(&self) -> Option<&Path> {
+        self.config.as_deref().filter(|_| self.config_was_typed)
+    }
 }
 
 /// `--format`.
@@ -170,6 +184,8 @@ pub enum Command {
     TerminateProcess(TerminateProcessArgs),
     /// Look into WAL: verify, count, print, find
     Wal(Box<WalArgs>),
+    /// Hand a WAL file to a backup host, as a server's archive_command
+    WalArchive(Box<WalArchiveArgs>),
 }
 
 /// One server.
@@ -329,9 +345,16 @@ pub struct SwitchWalArgs {
 /// For a wrong command line, and for `--help` and `--version`, in clap's way.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut command = Cli::command();
-    let words = legacy::modernise(&mut command, words.into_iter().collect());
+    let words = multicall::expand(words.into_iter().collect());
+    let words = legacy::modernise(&mut command, words);
     let mut matches = command.try_get_matches_from_mut(words)?;
-    Cli::from_arg_matches_mut(&mut matches)
+    let nested =
+        std::iter::successors(Some(&matches), |matches| matches.subcommand().map(|(_, below)| below));
+    let config_was_typed =
+        nested.into_iter().any(|matches| matches.value_source("config") == Some(ValueSource::CommandLine));
+    let mut cli = Cli::from_arg_matches_mut(&mut matches)?;
+    cli.global.config_was_typed = config_was_typed;
+    Ok(cli)
 }
 
 /// The help text, for a command line without a command: `name` is what the program was called by.

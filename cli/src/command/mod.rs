@@ -20,6 +20,7 @@ pub mod list_backups;
 pub mod list_servers;
 pub mod processes;
 pub mod receive_wal;
+mod remote;
 pub mod restore;
 pub(crate) mod setup;
 pub mod show_backup;
@@ -31,6 +32,7 @@ mod stored_backup;
 pub mod switch_wal;
 pub mod verify_backup;
 pub mod wal;
+pub mod wal_archive;
 
 /// Runs a command.
 ///
@@ -59,6 +61,7 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         // They need no context and were run before there was one.
         Command::InstallLinks(_) | Command::Completions(_) | Command::ManPages(_) => Ok(()),
         Command::VerifyBackup(args) => verify_backup::run(context, args),
+        Command::WalArchive(args) => wal_archive::run_local(context, args),
         Command::Wal(args) => wal::run(&context.output().clone(), Some(context), args),
     }
 }

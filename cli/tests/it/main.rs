@@ -26,3 +26,5 @@ mod support;
 mod switch_wal;
 mod verify_backup;
 mod wal;
+mod wal_archive;
+mod wal_scene;

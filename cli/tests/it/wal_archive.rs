@@ -1,0 +1,176 @@
+//! `wal-archive`: WAL goes from a database host to a backup host, and is acknowledged only when it is safe there.
+
+use std::fs;
+use std::time::Instant;
+
+use crate::support::{Run, barkeep};
+use crate::wal_scene::{Far, Scene, all_names};
+
+#[test]
+fn what_is_shipped_to_barman_is_there_in_every_form() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    let scene = Scene::new(15);
+    let forms = ["", "--md5", "-z", "-j", "--xz", "--zstd", "--lz4"];
+    let files = scene.write_segments(forms.len());
+    for (form, file) in forms.iter().zip(&files) {
+        let options: Vec<&str> = form.split_terminator(' ').collect();
+        let run = scene.archive(Far::Barman, &options, file).success();
+        assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""), "{form}");
+        scene.assert_kept(file);
+        // And once more: the same file is no news.
+        scene.archive(Far::Barman, &options, file).success();
+    }
+    assert_eq!(scene.logins(), 1, "one connection for all calls: {}", scene.sshd.log());
+}
+
+#[test]
+fn exit_codes_are_those_of_barmans_client() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    let scene = Scene::new(15);
+    let file = &scene.write_segments(1)[0];
+    let run = |words: &[&str]| {
+        let mut command = scene.client();
+        Run::of(command.arg("wal-archive").args(words))
+    };
+    let path = format!("pg_wal/{file}");
+    let far = scene.words(Far::Barman);
+    let far: Vec<&str> = far.iter().map(String::as_str).collect();
+    let with = |words: &[&str]| run(&[&far[..], words].concat());
+
+    // No such server: the far end's own code.
+    with(&["127.0.0.1", "other", &path])
+        .fails_with_one_line(1, &[file, "not archived", "exit code 1", "other"]);
+    // What can't be shipped.
+    with(&["127.0.0.1", "main", "pg_wal/000000010000000000000FFF"])
+        .fails_with_one_line(2, &["cannot archive"]);
+    with(&["127.0.0.1", "main", "pg_wal"]).fails_with_one_line(2, &["not a WAL file's name"]);
+    with(&["127.0.0.1", "main"]).exits_with(2);
+    with(&["127.0.0.1", "--", "-x", &path]).fails_with_one_line(2, &["name of a server"]);
+    with(&["127.0.0.1", "main", &path, "-z", "--zstd"]).exits_with(2);
+    // No connection.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    run(&["--port", &port, "127.0.0.1", "main", &path]).fails_with_one_line(3, &["cannot reach", "refused"]);
+    // No such program.
+    with(&["--remote-program", "/nonexistent/barman", "127.0.0.1", "main", &path])
+        .fails_with_one_line(127, &["--remote-program"]);
+    // A test ships nothing.
+    let test = with(&["--test", "127.0.0.1", "main", "any"]).success();
+    assert!(test.stdout.contains("Ready to accept WAL files for the server main"), "{test:?}");
+    let incoming = scene.barman.server_dir("main").join("incoming");
+    assert_eq!(all_names(&incoming), [""; 0]);
+}
+
+#[test]
+fn a_batch_is_acknowledged_file_by_file_without_another_connection() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    let scene = Scene::new(15);
+    let files = scene.write_segments(6);
+    let ready = |file: &str| scene.wal(&format!("archive_status/{file}.ready")).exists();
+    assert!(files.iter().all(|file| ready(file)));
+    // Not connected for longer than a call takes.
+    let options = ["--parallel", "4", "--keep-connection", "0"];
+    scene.archive(Far::Barman, &options, &files[0]).success();
+    for file in &files[..4] {
+        scene.assert_kept(file);
+    }
+    for file in &files[1..4] {
+        scene.archive(Far::Barman, &options, file).success();
+    }
+    assert_eq!(scene.logins(), 1, "{}", scene.sshd.log());
+    assert!(!scene.barman.server_dir("main").join("incoming").join(&files[4]).exists());
+
+    // Without --parallel, nothing is taken on trust.
+    scene.archive(Far::Barman, &["--keep-connection", "0"], &files[1]).success();
+    assert_eq!(scene.logins(), 2, "{}", scene.sshd.log());
+    // Nor for another server, or a file whose content is another now.
+    let changed = scene.wal(&files[2]);
+    let mut content = fs::read(&changed).unwrap();
+    content[8192] ^= 1;
+    fs::write(&changed, content).unwrap();
+    scene.archive(Far::Barman, &options, &files[2]);
+    assert_eq!(scene.logins(), 3, "{}", scene.sshd.log());
+}
+
+#[test]
+fn a_file_that_the_far_end_refuses_does_not_hold_up_the_one_asked_for() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    let scene = Scene::new(15);
+    let files = scene.write_segments(3);
+    // Barman can't read a member of this name's directory: a directory is in the way.
+    fs::create_dir(scene.barman.server_dir("main").join("incoming").join(&files[1])).unwrap();
+    scene.archive(Far::Barman, &["-p", "3"], &files[0]).success();
+    scene.assert_kept(&files[0]);
+    let second = scene.archive(Far::Barman, &["-p", "3"], &files[1]);
+    assert_ne!(second.code, Some(0), "{second:?}");
+}
+
+#[test]
+fn a_shared_cache_directory_is_refused() {
+    testkit::require_pg!(15);
+    testkit::require_sshd!();
+    testkit::require_barman!();
+    let scene = Scene::new(15);
+    let file = &scene.write_segments(1)[0];
+    let open = scene.dir.subdir("open");
+    fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let cache = open.to_str().unwrap();
+    scene
+        .archive(Far::Barman, &["-p", "2", "--prefetch-cache-dir", cache], file)
+        .fails_with_one_line(2, &[cache, "others may"]);
+}
+
+#[test]
+fn starts_in_a_few_milliseconds() {
+    // Not a measurement: it must not read a configuration, start a runtime or connect before it knows that it has to.
+    let begin = Instant::now();
+    let mut command = std::process::Command::new(barkeep());
+    let run = Run::of(command.args([
+        "wal-archive",
+        "host.invalid",
+        "main",
+        "/nonexistent/000000010000000000000001",
+    ]));
+    run.fails_with_one_line(2, &["cannot archive"]);
+    assert!(begin.elapsed().as_secs() < 5);
+}
+
+#[test]
+fn a_home_on_this_machine_needs_no_ssh() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    let scene = Scene::new(15);
+    let file = &scene.write_segments(1)[0];
+    let path = scene.wal(file);
+    let archive = |words: &[&str]| scene.on_backup_host(&[&["wal-archive", "--local"], words].concat());
+    for _ in 0..2 {
+        archive(&["main", path.to_str().unwrap()]).success();
+        scene.assert_kept(file);
+    }
+    assert_eq!(scene.logins(), 0);
+    archive(&["other", path.to_str().unwrap()]).fails_with_one_line(1, &["Unknown server 'other'"]);
+    archive(&["host", "main", path.to_str().unwrap()]).exits_with(2);
+    archive(&["main", "/nonexistent/000000010000000000000001"]).fails_with_one_line(2, &["cannot archive"]);
+}
+
+#[test]
+fn answers_to_the_name_of_barmans_client() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("barman-wal-archive");
+    std::os::unix::fs::symlink(barkeep(), &link).unwrap();
+    let run = |words: &[&str]| Run::of(std::process::Command::new(&link).args(words));
+    run(&["host", "main", "/nonexistent/000000010000000000000001"])
+        .fails_with_one_line(2, &["cannot archive"]);
+    assert!(run(&["--help"]).success().stdout.contains("--prefetch-cache-dir"));
+    for version in ["-V", "--version"] {
+        assert!(run(&[version]).success().stdout.contains(env!("CARGO_PKG_VERSION")));
+    }
+}
