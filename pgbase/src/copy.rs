@@ -1,21 +1,18 @@
 //! Copying files quickly and beneath a directory: no symbolic link is followed on either side.
-//!
-//! A file's blocks are shared where the file system can (`FICLONE`), else copied inside the kernel
-//! (`copy_file_range`), else through a buffer. What does not work once is not tried again for the same pair of trees.
+
+mod method;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
-/// How much is copied between two looks at the progress, in bytes.
-const STEP_BYTES: u64 = 16 << 20;
-/// The buffer of the slowest way, in bytes.
-const BUFFER_BYTES: usize = 1 << 20;
+pub(crate) use method::{CopyMethod, copy_buffered};
+
 /// The deepest path followed beneath a directory; PostgreSQL's own trees are five deep.
 const DEPTH_MAX: usize = 64;
 /// How directories are opened.
@@ -125,6 +122,28 @@ impl Directory {
         Ok(File::from(fd))
     }
 
+    /// Opens an ordinary file to be changed in place, with the mode and the owner it is to have; `None` when there is
+    /// none, or one that has a second name, by which somebody else knows it as it is.
+    pub(crate) fn change(&self, path: &Path, mode: u32, owner: Option<Owner>) -> io::Result<Option<File>> {
+        let fd = match self.open_beneath(path, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let stat = rustix::fs::fstat(&fd)?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+            return Err(io::Error::other("not an ordinary file"));
+        }
+        if stat.st_nlink > 1 {
+            return Ok(None);
+        }
+        let owned = owner.is_none_or(|owner| (stat.st_uid, stat.st_gid) == (owner.uid, owner.gid));
+        if !owned || stat.st_mode & 0o7777 != mode {
+            hand_over(&fd, mode, owner)?;
+        }
+        Ok(Some(File::from(fd)))
+    }
+
     /// Creates a directory that must not exist yet.
     pub(crate) fn create_directory(&self, path: &Path, mode: u32, owner: Option<Owner>) -> io::Result<()> {
         let (parent, name) = self.parent_of(path)?;
@@ -146,6 +165,14 @@ impl Directory {
         Ok(())
     }
 
+    /// Where a link points.
+    pub(crate) fn read_link(&self, path: &Path) -> io::Result<std::path::PathBuf> {
+        use std::os::unix::ffi::OsStringExt;
+        let (parent, name) = self.parent_of(path)?;
+        let target = rustix::fs::readlinkat(parent.as_ref().unwrap_or(&self.fd), name, Vec::new())?;
+        Ok(std::ffi::OsString::from_vec(target.into_bytes()).into())
+    }
+
     /// Gives a file another name in the same directory.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         Ok(rustix::fs::renameat(&self.fd, from, &self.fd, to)?)
@@ -155,6 +182,27 @@ impl Directory {
     pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
         let (parent, name) = self.parent_of(path)?;
         Ok(rustix::fs::unlinkat(parent.as_ref().unwrap_or(&self.fd), name, rustix::fs::AtFlags::empty())?)
+    }
+
+    /// Removes a directory and all that is in it.
+    pub(crate) fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        self.directory(path)?.remove_contents(0)?;
+        let (parent, name) = self.parent_of(path)?;
+        Ok(rustix::fs::unlinkat(parent.as_ref().unwrap_or(&self.fd), name, rustix::fs::AtFlags::REMOVEDIR)?)
+    }
+
+    /// What is at a name, links not followed; `None` when there is nothing.
+    pub(crate) fn kind_at(&self, path: &Path) -> io::Result<Option<Kind>> {
+        let (parent, name) = match self.parent_of(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            parent => parent?,
+        };
+        let parent = parent.as_ref().unwrap_or(&self.fd);
+        match rustix::fs::statat(parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Kind::of(stat.st_mode))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Removes all that is in this directory, links themselves rather than what they point to.
@@ -188,12 +236,7 @@ impl Directory {
                 Err(Errno::NOENT) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
-                rustix::fs::FileType::Directory => Kind::Directory,
-                rustix::fs::FileType::RegularFile => Kind::File,
-                rustix::fs::FileType::Symlink => Kind::Link,
-                _ => Kind::Other,
-            };
+            let kind = Kind::of(stat.st_mode);
             let size = u64::try_from(stat.st_size).unwrap_or(0);
             let modified = stat.st_mtime;
             entries.push(Entry { name, kind, size, mode: stat.st_mode & 0o777, modified });
@@ -237,6 +280,17 @@ pub(crate) enum Kind {
     Other,
 }
 
+impl Kind {
+    fn of(mode: u32) -> Self {
+        match rustix::fs::FileType::from_raw_mode(mode) {
+            rustix::fs::FileType::Directory => Kind::Directory,
+            rustix::fs::FileType::RegularFile => Kind::File,
+            rustix::fs::FileType::Symlink => Kind::Link,
+            _ => Kind::Other,
+        }
+    }
+}
+
 /// A name in a directory.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -261,158 +315,11 @@ fn ids(owner: Owner) -> (Uid, Gid) {
     (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid))
 }
 
-/// The fastest way known to work between two trees; shared by the threads that copy.
-#[derive(Debug, Default)]
-pub(crate) struct CopyMethod(AtomicU8);
-
-const CLONE: u8 = 0;
-const RANGE: u8 = 1;
-const BUFFER: u8 = 2;
-
-impl CopyMethod {
-    /// Copies all of `from` into the empty `to`, telling `progress` the bytes of each step.
-    ///
-    /// # Errors
-    /// As reading and writing do; also when `from` doesn't have `size` bytes.
-    pub(crate) fn copy(
-        &self,
-        from: &mut File,
-        to: &mut File,
-        size: u64,
-        progress: &dyn Fn(u64) -> io::Result<()>,
-    ) -> io::Result<()> {
-        if size > 0 && self.0.load(Ordering::Relaxed) == CLONE {
-            match rustix::fs::ioctl_ficlone(&*to, &*from) {
-                Ok(()) => return check_size(to.metadata()?.len(), size).and_then(|()| progress(size)),
-                Err(error) if unsupported(error) => _ = self.0.fetch_max(RANGE, Ordering::Relaxed),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let mut copied = 0;
-        while copied < size && self.0.load(Ordering::Relaxed) == RANGE {
-            let step = usize::try_from((size - copied).min(STEP_BYTES)).unwrap_or(BUFFER_BYTES);
-            match rustix::fs::copy_file_range(&*from, None, &*to, None, step) {
-                Ok(0) => return check_size(copied, size),
-                Ok(bytes) => {
-                    copied += bytes as u64;
-                    progress(bytes as u64)?;
-                }
-                Err(Errno::INTR) => {}
-                Err(error) if copied == 0 && unsupported(error) => {
-                    _ = self.0.fetch_max(BUFFER, Ordering::Relaxed)
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if copied < size {
-            copied += copy_buffered(from, to, progress)?;
-        }
-        check_size(copied, size)
-    }
-
-    /// Finds out whether blocks can be shared between two trees, with a file of the one and a new one of the other.
-    pub(crate) fn try_sharing(&self, from: &File, to: &File) {
-        if rustix::fs::ioctl_ficlone(to, from).is_err() {
-            self.0.fetch_max(RANGE, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether blocks are shared rather than copied, as far as was tried.
-    pub(crate) fn shares_blocks(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == CLONE
-    }
-}
-
-/// Copies to the end of a stream, telling `progress` the bytes of each step.
-pub(crate) fn copy_buffered(
-    from: &mut impl Read,
-    to: &mut impl Write,
-    progress: &dyn Fn(u64) -> io::Result<()>,
-) -> io::Result<u64> {
-    let mut buffer = vec![0; BUFFER_BYTES];
-    let mut copied = 0;
-    loop {
-        let bytes = match from.read(&mut buffer) {
-            Ok(0) => return Ok(copied),
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        to.write_all(&buffer[..bytes])?;
-        copied += bytes as u64;
-        progress(bytes as u64)?;
-    }
-}
-
-/// The answers of a kernel or file system that can't do it, rather than failed to.
-fn unsupported(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::XDEV
-            | Errno::INVAL
-            | Errno::NOSYS
-            | Errno::OPNOTSUPP
-            | Errno::NOTTY
-            | Errno::PERM
-            | Errno::BADF
-    )
-}
-
-fn check_size(copied: u64, expected: u64) -> io::Result<()> {
-    if copied == expected {
-        return Ok(());
-    }
-    Err(io::Error::other(format!("the file has {copied} bytes where {expected} were expected")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::symlink;
-
-    fn copy(method: u8, content: &[u8], size: u64) -> io::Result<Vec<u8>> {
-        let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-        fs::write(&from, content).unwrap();
-        let mut told = std::sync::atomic::AtomicU64::new(0);
-        let progress = |bytes| {
-            told.fetch_add(bytes, Ordering::Relaxed);
-            Ok(())
-        };
-        let method = CopyMethod(AtomicU8::new(method));
-        method.copy(&mut File::open(from)?, &mut File::create(&to)?, size, &progress)?;
-        assert_eq!(*told.get_mut(), size);
-        fs::read(to)
-    }
-
-    #[test]
-    fn each_way_copies_the_same_bytes() {
-        let content: Vec<u8> = (0..3 * BUFFER_BYTES + 7).map(|at| (at % 251) as u8).collect();
-        for method in [CLONE, RANGE, BUFFER] {
-            assert_eq!(copy(method, &content, content.len() as u64).unwrap(), content, "{method}");
-            assert_eq!(copy(method, b"", 0).unwrap(), b"", "{method}");
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_shorter_or_longer_than_listed_is_an_error() {
-        for method in [CLONE, RANGE, BUFFER] {
-            assert!(copy(method, b"short", 6).is_err(), "{method}");
-        }
-        // Inside the kernel just what was listed is copied; the others see the end of the file themselves.
-        assert!(copy(BUFFER, b"longer", 5).is_err());
-    }
-
-    #[test]
-    fn what_the_progress_refuses_stops_the_copy() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("from"), "content").unwrap();
-        let mut from = File::open(dir.path().join("from")).unwrap();
-        let mut to = File::create(dir.path().join("to")).unwrap();
-        let refuse = |_| Err(io::Error::other("no"));
-        assert!(CopyMethod::default().copy(&mut from, &mut to, 7, &refuse).is_err());
-    }
 
     /// A directory with a way out of it at every place.
     fn trap() -> (tempfile::TempDir, Directory) {

@@ -9,6 +9,7 @@ mod execute;
 mod facts;
 mod plan;
 mod refusal;
+mod running;
 #[cfg(test)]
 mod tests_support;
 mod tree;
@@ -18,8 +19,8 @@ mod warning;
 
 pub use destination::{DestinationState, INCOMPLETE_MARKER, look_at, owner_for};
 pub use execute::{
-    ExecuteOptions, FileChange, FileNote, Phase, RestoreError, RestoreEvent, RestoreObserver, RestoreReport,
-    execute,
+    DeltaReport, ExecuteOptions, FileChange, FileNote, Phase, RestoreError, RestoreEvent, RestoreObserver,
+    RestoreReport, Retry, ShelvedWal, execute,
 };
 pub use facts::{
     BackupFacts, RestorePlan, RestoreRequest, STAGED_WAL, TablespaceFacts, TreeCopy, WalPlace, WalSupply,

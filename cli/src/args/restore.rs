@@ -17,7 +17,7 @@ pub struct RestoreArgs {
     /// The backup: its id, its name, latest, oldest, latest-full, or auto for the best one before the target
     #[arg(value_name = "BACKUP")]
     pub backup: String,
-    /// The directory to restore into, which must be empty or not exist
+    /// The directory to restore into, which must be empty or not exist unless with --delta-restore
     #[arg(value_name = "DESTINATION")]
     pub destination: PathBuf,
 
@@ -121,10 +121,10 @@ pub struct RestoreArgs {
     /// The restore_command to write, with --get-wal
     #[arg(long, value_name = "COMMAND")]
     pub restore_command: Option<String>,
-    /// Keep what is already right in DESTINATION (overrides recovery_options)
+    /// Restore over an earlier state of the cluster, writing only what differs (overrides recovery_options)
     #[arg(long, overrides_with = "no_delta_restore")]
     pub delta_restore: bool,
-    /// Copy everything
+    /// Restore into an empty directory only
     #[arg(long)]
     pub no_delta_restore: bool,
     /// The instance that the restored disks are attached to
@@ -170,6 +170,11 @@ impl RestoreArgs {
     /// `--get-wal`, `--no-get-wal`, or `None` to go by the configuration.
     pub fn get_wal(&self) -> Option<bool> {
         super::backup::switch(self.get_wal, self.no_get_wal)
+    }
+
+    /// `--delta-restore`, `--no-delta-restore`, or `None` to go by the configuration.
+    pub fn delta_restore(&self) -> Option<bool> {
+        super::backup::switch(self.delta_restore, self.no_delta_restore)
     }
 
     /// `--retry-times`, `--no-retry` as 0, or `None` to go by the configuration.

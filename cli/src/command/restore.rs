@@ -11,14 +11,14 @@ mod scripts;
 mod supply;
 mod watch;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use barkeep_catalog::lock::SharedLock;
 use barkeep_catalog::{BackupInfo, backup_info};
 use jiff::Zoned;
 use pgbase::restore::{
-    ExecuteOptions, PlanError, RestoreError, RestorePlan, RestoreRequest, WalSupply, look_at, owner_for,
-    plan_restore,
+    DestinationState, ExecuteOptions, PlanError, RestoreError, RestorePlan, RestoreRequest, Retry, WalSupply,
+    look_at, owner_for, plan_restore,
 };
 
 use super::stored_backup;
@@ -63,6 +63,13 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
         owner: owner_for(&plan.trees[0].to, &plan.backup.data).map_err(|error| {
             CommandError::because("the owner of the restored files can't be found out", &error)
         })?,
+        retry: Retry {
+            times: args.retry_times().unwrap_or_else(|| server.config.basebackup_retry_times()),
+            pause: args.retry_sleep.map_or_else(
+                || server.config.basebackup_retry_sleep(),
+                |sleep| Duration::from_secs(sleep.into()),
+            ),
+        },
     };
     let limit = args.bwlimit.or(server.config.bandwidth_limit_kib());
     let done = watch::execute(context, &output, &plan, options, limit)?;
@@ -111,6 +118,7 @@ fn plan(
         Ok(RestoreRequest {
             backup: choose::facts(&catalog, &info)?,
             destination: destination.clone(),
+            delta: args.delta_restore().unwrap_or_else(|| server.config.recovery_delta()),
             tablespace_locations: args
                 .tablespace
                 .iter()
@@ -160,7 +168,10 @@ fn impossible(error: &PlanError, server: &ServerContext) -> CommandError {
     let text = CommandError::new(chain(error));
     match error {
         PlanError::NotEmpty { interrupted: true, .. } => {
-            text.hint("an earlier restore was interrupted there: remove what is in it and restore again")
+            text.hint(
+                "an earlier restore was interrupted there: complete it with --delta-restore, or remove what is in it and \
+                 restore again",
+            )
         }
         PlanError::NotEmpty { .. } | PlanError::NotADirectory { .. } => {
             text.hint("choose another place, or empty this one; --tablespace NAME:LOCATION moves a tablespace")
@@ -186,6 +197,18 @@ fn refused(error: &RestoreError, plan: &RestorePlan) -> CommandError {
         }
         RestoreError::NoControlFile { .. } | RestoreError::UnknownTablespace { .. } => text
             .hint("the backup is damaged or was made in a way that is not supported yet; nothing was copied"),
+        RestoreError::Running { .. } | RestoreError::OtherCluster { .. } | RestoreError::Busy { .. } => {
+            text.hint("nothing was touched")
+        }
+        _ if left_behind(plan) => text.hint(
+            "the destination can't be started as it is; repeat the restore with --delta-restore to complete it",
+        ),
         _ => text.hint("nothing of it was left behind"),
     }
+}
+
+/// Whether a restore that failed is still there, because there had been something before it.
+fn left_behind(plan: &RestorePlan) -> bool {
+    let state = plan.trees.first().and_then(|tree| look_at(&tree.to).ok());
+    matches!(state, Some(DestinationState::NotEmpty { interrupted: true, .. }))
 }

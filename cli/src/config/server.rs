@@ -258,9 +258,18 @@ impl ServerConfig {
 
     /// `recovery_options` has `get-wal`: restored servers fetch their WAL from here.
     pub fn recovery_get_wal(&self) -> bool {
+        self.recovery_option("get-wal")
+    }
+
+    /// `delta-restore` among the `recovery_options`.
+    pub fn recovery_delta(&self) -> bool {
+        self.recovery_option("delta-restore")
+    }
+
+    fn recovery_option(&self, name: &str) -> bool {
         matches!(
             self.setting("recovery_options").map(|setting| &setting.value),
-            Some(Value::List(words)) if words.iter().any(|word| word == "get-wal")
+            Some(Value::List(words)) if words.iter().any(|word| word == name)
         )
     }
 

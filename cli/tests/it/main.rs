@@ -11,6 +11,7 @@ mod configparser;
 mod configuration;
 mod cron;
 mod delete;
+mod delta_restore;
 mod get_wal;
 mod health;
 mod hooks;

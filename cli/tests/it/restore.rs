@@ -128,7 +128,7 @@ fn a_killed_restore_can_not_be_started_and_says_so() {
     assert!(Cluster::try_adopt(15, &destination).is_err());
     scene
         .restore("new", &[])
-        .fails_with_one_line(1, &["is not empty", "interrupted there: remove what is in it"]);
+        .fails_with_one_line(1, &["is not empty", "interrupted there: complete it with --delta-restore"]);
     scene.remove("new");
     let restored = scene.recover("new", &[]);
     assert_eq!(state(&restored), state(&scene.cluster));

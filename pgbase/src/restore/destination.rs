@@ -3,6 +3,8 @@
 use std::io;
 use std::path::Path;
 
+use pgwal::WalFile;
+
 use crate::copy::{Directory, Owner};
 
 /// The file that marks a data directory as an unfinished restore.
@@ -24,6 +26,8 @@ pub enum DestinationState {
         found: Vec<String>,
         /// Whether it is what a killed restore left.
         interrupted: bool,
+        /// Whether it looks like what PostgreSQL or a restore makes: a data directory, a tablespace's location, WAL.
+        postgres: bool,
     },
     /// Something else.
     NotADirectory,
@@ -58,12 +62,27 @@ pub(super) fn state_of(directory: &Directory) -> io::Result<DestinationState> {
     }
     names.sort();
     let interrupted = names.iter().any(|name| name == INCOMPLETE_MARKER);
+    let postgres = interrupted || is_postgres(&names);
     let more = names.len().saturating_sub(FOUND_MAX);
     names.truncate(FOUND_MAX);
     if more > 0 {
         names.push(format!("and {more} more"));
     }
-    Ok(DestinationState::NotEmpty { found: names, interrupted })
+    Ok(DestinationState::NotEmpty { found: names, interrupted, postgres })
+}
+
+fn is_postgres(names: &[String]) -> bool {
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    let data = has("PG_VERSION") && has("global") && has("base");
+    // `PG_15_202209061`: the directory that a major version has in a tablespace.
+    let tablespace = names.iter().any(|name| {
+        name.strip_prefix("PG_").and_then(|rest| rest.split_once('_')).is_some_and(|(major, version)| {
+            let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            number(major) && number(version)
+        })
+    });
+    let wal = names.iter().all(|name| name.parse::<WalFile>().is_ok());
+    data || tablespace || wal
 }
 
 /// Whom a restore run as root should give the files to: the owner of the destination, or of the nearest directory above
@@ -106,7 +125,11 @@ mod tests {
         fs::write(dir.path().join(".hidden"), "").unwrap();
         assert_eq!(
             look(dir.path()),
-            DestinationState::NotEmpty { found: vec![".hidden".into(), "link".into()], interrupted: false }
+            DestinationState::NotEmpty {
+                found: vec![".hidden".into(), "link".into()],
+                interrupted: false,
+                postgres: false
+            }
         );
         assert_eq!(look(&dir.path().join(".hidden")), DestinationState::NotADirectory);
         assert_eq!(look(&dir.path().join(".hidden/below")), DestinationState::NotADirectory);
@@ -118,9 +141,23 @@ mod tests {
         for name in ["a", "b", "c", "d", "e", "f", INCOMPLETE_MARKER] {
             fs::write(dir.path().join(name), "").unwrap();
         }
-        let DestinationState::NotEmpty { found, interrupted } = look(dir.path()) else { panic!() };
-        assert!(interrupted);
+        let DestinationState::NotEmpty { found, interrupted, postgres } = look(dir.path()) else { panic!() };
+        assert!(interrupted && postgres);
         assert_eq!(found.last().map(String::as_str), Some("and 2 more"));
+    }
+
+    #[test]
+    fn what_postgresql_makes_is_known() {
+        let check = |names: &[&str], expected: bool| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            assert_eq!(is_postgres(&names), expected, "{names:?}");
+        };
+        check(&["PG_VERSION", "base", "global", "server.crt"], true);
+        check(&["PG_15_202209061", "lost+found"], true);
+        check(&["00000002.history", "000000010000000000000002"], true);
+        check(&["PG_VERSION", "base"], false);
+        check(&["PG_15_", "PG_x_1", "home"], false);
+        check(&["000000010000000000000002", "home"], false);
     }
 
     #[test]

@@ -1,13 +1,19 @@
 //! Carrying out a plan: files in parallel, then the configuration, then one barrier, and pg_control last of all.
 
 mod configure;
+mod delta;
 mod ground;
+mod old_wal;
+mod over;
+mod prune;
+mod space;
 #[cfg(test)]
 mod tests;
 mod workers;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::facts::{RestorePlan, STAGED_WAL, WalPlace};
 use super::tree::{DataRules, Listing, PG_CONTROL, list};
@@ -16,13 +22,14 @@ use crate::copy::{CopyMethod, Directory, Owner};
 use crate::recovery::{ConfigChange, ConfigNote, SettingsError};
 use ground::{Ground, Root};
 
+pub use old_wal::ShelvedWal;
+pub use over::DeltaReport;
+
 /// The name that pg_control has until everything else is durable.
 const CONTROL_IN_WAITING: &str = "global/pg_control.barkeep";
 /// Owner only, as the server makes its own.
 const PRIVATE_DIRECTORY: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
-/// A file that lives for a moment, to find out what the file system can do.
-const PROBE: &str = ".barkeep-probe";
 /// What PostgreSQL calls the list of a base backup's files, which the restored cluster will soon outgrow.
 const MANIFEST: &str = "backup_manifest";
 
@@ -33,6 +40,22 @@ pub struct ExecuteOptions {
     pub jobs: usize,
     /// Whom the files are given to; `None` leaves them to the user that runs this.
     pub owner: Option<Owner>,
+    /// What is done about a file that can't be copied.
+    pub retry: Retry,
+}
+
+/// How often something is tried again, and after how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// How often, besides the first time.
+    pub times: u32,
+    /// How long to wait before each.
+    pub pause: Duration,
+}
+
+impl Retry {
+    /// What fails has failed.
+    pub const NEVER: Retry = Retry { times: 0, pause: Duration::ZERO };
 }
 
 /// What a restore is doing.
@@ -122,9 +145,11 @@ pub struct RestoreReport {
     pub missing_files: Vec<String>,
     /// Links and special files that were not copied.
     pub strangers: Vec<PathBuf>,
+    /// What became of what was there before; `None` when the destination was empty.
+    pub delta: Option<DeltaReport>,
 }
 
-/// Why a restore failed. What it had made is removed again.
+/// Why a restore failed. What it had made is removed again, unless there was something there before.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// The backup can't be read.
@@ -158,6 +183,32 @@ pub enum RestoreError {
     NotEmpty {
         /// The directory.
         path: PathBuf,
+    },
+    /// Another restore is at work there.
+    #[error("another restore is at work in {path:?}")]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A server runs on what was to be restored over.
+    #[error("a server is running on {path:?} ({server}): stop it first")]
+    Running {
+        /// The directory.
+        path: PathBuf,
+        /// How it is known.
+        server: String,
+    },
+    /// What was to be restored over belongs to another cluster.
+    #[error(
+        "{path:?} holds another cluster: its system identifier is {found}, that of the backup is {expected}"
+    )]
+    OtherCluster {
+        /// The directory.
+        path: PathBuf,
+        /// The identifier there.
+        found: u64,
+        /// The backup's.
+        expected: u64,
     },
     /// Too little space.
     #[error("{path:?} has room for {free} bytes, and the restore needs {needed}")]
@@ -197,11 +248,19 @@ impl RestoreError {
     pub(super) fn write(path: &Path, source: io::Error) -> Self {
         RestoreError::Write { path: path.to_owned(), source }
     }
+
+    /// Whether another try has a chance.
+    fn may_pass(&self) -> bool {
+        use io::ErrorKind::{NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let lasting = [NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
+        matches!(self, RestoreError::Copy { source, .. } if !lasting.contains(&source.kind()))
+    }
 }
 
 /// Carries out a plan.
 ///
-/// Until it returns `Ok` the destination can't be started; after an error it is as it was before.
+/// Until it returns `Ok` the destination can't be started. After an error it is as it was before if it was empty; if not,
+/// the restore can be repeated to be completed.
 ///
 /// # Errors
 /// When anything can't be read or written, the destination is no longer empty, there is too little space, or the
@@ -232,12 +291,23 @@ fn restore(
 
     for (source, tree) in sources.iter().zip(&plan.trees) {
         let mode = source.stat().map_err(|error| RestoreError::read(&tree.from, error))?.st_mode;
-        ground.claim(&tree.to, super::tree::directory_mode(mode & 0o777))?;
+        ground.claim(&tree.to, super::tree::directory_mode(mode & 0o777), plan.delta)?;
     }
+    over::check(ground, &sources)?;
     ground.mark(&plan.backup.id)?;
+    let mut delta = None;
+    if ground.is_in_use() {
+        over::check(ground, &sources)?;
+        ground.disarm(&[Path::new(PG_CONTROL), Path::new(CONTROL_IN_WAITING)])?;
+        delta = Some(over::clear_the_way(plan, &listings, ground)?);
+    }
     let wal_directory = make_directories(plan, &listings, ground, options.owner)?;
+    if plan.wal_place == WalPlace::PgWal {
+        // Before the WAL itself: what an interrupted restore has placed is then not taken for the old server's.
+        mark_all_archived(plan, &wal_directory, options.owner)?;
+    }
     let method = CopyMethod::default();
-    check_space(plan, &listings, &sources, ground, &method)?;
+    space::check(plan, &listings, &sources, ground, &method)?;
 
     observer.event(RestoreEvent::Phase(Phase::Copying));
     let mut report = RestoreReport {
@@ -249,11 +319,11 @@ fn restore(
     };
     observer.event(RestoreEvent::Total {
         files: report.files,
-        bytes: report.bytes.saturating_add(wal_bytes(plan)),
+        bytes: report.bytes.saturating_add(space::wal_bytes(plan)),
         wal_files: report.wal_files,
     });
     let files = listings.into_iter().flat_map(|listing| listing.files).collect();
-    workers::copy_all(
+    let written = workers::copy_all(
         &workers::Work {
             plan,
             sources: &sources,
@@ -266,6 +336,7 @@ fn restore(
         files,
     )?;
     report.shared = method.shares_blocks();
+    report.delta = delta.map(|delta| DeltaReport { written, ..delta });
 
     observer.event(RestoreEvent::Phase(Phase::Configuring));
     let data = ground.data()?;
@@ -274,9 +345,6 @@ fn restore(
         let link = PathBuf::from(format!("pg_tblspc/{oid}"));
         let made = data.directory.create_link(&link, location, options.owner);
         made.map_err(|source| RestoreError::write(&data.path.join(&link), source))?;
-    }
-    if plan.wal_place == WalPlace::PgWal {
-        mark_all_archived(plan, data, options.owner)?;
     }
     configure::configure(plan, &sources[0], data, options.owner, &mut report)?;
     place_control(plan, &sources[0], data, control_mode, options.owner)?;
@@ -324,81 +392,36 @@ fn make_directories(
     owner: Option<Owner>,
 ) -> Result<Root, RestoreError> {
     for (root, listing) in ground.roots().iter().zip(listings) {
-        for job in &listing.directories {
+        // The WAL directory is made below, or is somewhere else.
+        for job in listing.directories.iter().filter(|job| !root.in_use || job.path != Path::new("pg_wal")) {
             root.make_directory(&job.path, job.mode, owner)?;
         }
     }
     let data = ground.data()?;
-    for name in ["global", "pg_wal", "pg_wal/archive_status", "pg_tblspc"] {
+    for name in ["global", "pg_tblspc"] {
         data.make_directory(Path::new(name), PRIVATE_DIRECTORY, owner)?;
     }
+    let pg_wal = over::pg_wal(data, owner)?;
+    pg_wal.make_directory(Path::new("archive_status"), PRIVATE_DIRECTORY, owner)?;
     match &plan.wal_place {
-        WalPlace::PgWal => data.below(Path::new("pg_wal")),
+        WalPlace::PgWal => Ok(pg_wal),
         WalPlace::Staged => {
             data.make_directory(Path::new(STAGED_WAL), PRIVATE_DIRECTORY, owner)?;
             data.below(Path::new(STAGED_WAL))
         }
         WalPlace::Elsewhere(path) => {
-            ground.claim(path, PRIVATE_DIRECTORY)?;
-            ground.last()
+            ground.claim(path, PRIVATE_DIRECTORY, plan.delta)?;
+            let staging = ground.last()?;
+            // What an interrupted restore left there is copied again.
+            let emptied = staging.directory.remove_contents(0);
+            emptied.map_err(|source| RestoreError::write(path, source))?;
+            Ok(staging)
         }
     }
 }
 
-/// What the WAL takes once decompressed.
-fn wal_bytes(plan: &RestorePlan) -> u64 {
-    use super::wal::WalKind;
-    let segments = plan.wal.iter().filter(|wal| wal.kind != WalKind::History).count() as u64;
-    segments.saturating_mul(plan.backup.segment_size.bytes())
-}
-
-/// Refuses a restore that can't fit, before anything is copied; unless blocks can be shared with the backup.
-fn check_space(
-    plan: &RestorePlan,
-    listings: &[Listing],
-    sources: &[Directory],
-    ground: &Ground,
-    method: &CopyMethod,
-) -> Result<(), RestoreError> {
-    let data = ground.data()?;
-    if let (Some(source), Some(listing)) = (sources.first(), listings.first())
-        && let Some(sample) = listing.files.iter().find(|file| file.size > 0)
-    {
-        let probe = Path::new(PROBE);
-        let written = |source| RestoreError::write(&data.path.join(PROBE), source);
-        let from = source
-            .read(&sample.path)
-            .map_err(|error| RestoreError::read(&plan.backup.data.join(&sample.path), error))?;
-        let to = data.directory.create(probe, PRIVATE_FILE, None).map_err(written)?;
-        method.try_sharing(&from, &to);
-        data.directory.remove(probe).map_err(written)?;
-    }
-    if method.shares_blocks() {
-        return Ok(());
-    }
-    let mut needs: Vec<(&Root, u64, u64)> = Vec::new();
-    for (root, listing) in ground.roots().iter().zip(listings) {
-        let device = root.directory.stat().map_err(|error| RestoreError::read(&root.path, error))?.st_dev;
-        let bytes: u64 = listing.files.iter().map(|file| file.size).sum();
-        match needs.iter_mut().find(|(_, known, _)| *known == device) {
-            Some((_, _, needed)) => *needed = needed.saturating_add(bytes),
-            None => needs.push((root, device, bytes)),
-        }
-    }
-    if let (Some((_, _, needed)), WalPlace::PgWal | WalPlace::Staged) = (needs.first_mut(), &plan.wal_place) {
-        *needed = needed.saturating_add(wal_bytes(plan));
-    }
-    for (root, _, needed) in needs {
-        let free = root.directory.free_bytes().map_err(|error| RestoreError::read(&root.path, error))?;
-        if needed > free {
-            return Err(RestoreError::NoSpace { path: root.path.clone(), free, needed });
-        }
-    }
-    Ok(())
-}
-
-fn mark_all_archived(plan: &RestorePlan, data: &Root, owner: Option<Owner>) -> Result<(), RestoreError> {
-    let status = data.below(Path::new("pg_wal/archive_status"))?;
+fn mark_all_archived(plan: &RestorePlan, wal: &Root, owner: Option<Owner>) -> Result<(), RestoreError> {
+    let status = wal.below(Path::new("archive_status"))?;
     for wal in &plan.wal {
         mark_archived(&status.directory, &wal.name, owner)
             .map_err(|source| RestoreError::write(&status.path.join(&wal.name), source))?;

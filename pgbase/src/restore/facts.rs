@@ -71,6 +71,8 @@ pub struct RestoreRequest {
     pub backup: BackupFacts,
     /// The new data directory; absolute.
     pub destination: PathBuf,
+    /// Whether destinations may be in use by an earlier state of the cluster, of which what is right is kept.
+    pub delta: bool,
     /// New locations of tablespaces, by name; the others go where they were.
     pub tablespace_locations: Vec<(String, PathBuf)>,
     /// Where recovery stops.
@@ -118,6 +120,8 @@ pub enum WalPlace {
 pub struct RestorePlan {
     /// The backup.
     pub backup: BackupFacts,
+    /// Whether what is right at the destinations is kept, rather than their being empty.
+    pub delta: bool,
     /// The trees, the data directory first.
     pub trees: Vec<TreeCopy>,
     /// The WAL files to place.

@@ -32,7 +32,7 @@ pub fn plan_restore(
     check_target(backup, &request.target)?;
     let trees = place_trees(&request)?;
     for tree in &trees {
-        check_destination(tree, look)?;
+        check_destination(tree, request.delta, look)?;
     }
     let resolved = resolve_timeline(backup, request.target.timeline, &request.histories)?;
     let mut warnings = Vec::new();
@@ -60,13 +60,15 @@ pub fn plan_restore(
         }
         WalSupply::Copy { partials, staging } => {
             let wal = needed_wal(&request, &resolved.history, *partials, &mut warnings)?;
-            let (place, settings) = staged_settings(mode, settings_target, staging.as_deref(), look)?;
+            let (place, settings) =
+                staged_settings(mode, settings_target, staging.as_deref(), request.delta, look)?;
             (wal, place, settings)
         }
     };
     settings.render(backup.major)?;
     warn_about_target(&request, &mut warnings);
     Ok(RestorePlan {
+        delta: request.delta,
         trees,
         wal,
         wal_place,
@@ -101,6 +103,7 @@ fn staged_settings(
     mode: RecoveryMode,
     target: RecoveryTarget,
     staging: Option<&Path>,
+    delta: bool,
     look: &dyn Fn(&Path) -> io::Result<DestinationState>,
 ) -> Result<(WalPlace, RecoverySettings), PlanError> {
     // A standby looks into pg_wal again and again by itself, and would ask an exhausted directory as often.
@@ -112,7 +115,7 @@ fn staged_settings(
         None => (WalPlace::Staged, STAGED_WAL.to_owned()),
         Some(path) => {
             check_absolute(path)?;
-            check_empty("WAL staging directory", path, look)?;
+            check_usable("WAL staging directory", path, delta, look)?;
             let text = path
                 .to_str()
                 .ok_or_else(|| QuoteError::NotUtf8 { path: path.to_string_lossy().into_owned() })?;
@@ -245,24 +248,30 @@ fn check_overlaps(trees: &[TreeCopy]) -> Result<(), PlanError> {
 
 fn check_destination(
     tree: &TreeCopy,
+    delta: bool,
     look: &dyn Fn(&Path) -> io::Result<DestinationState>,
 ) -> Result<(), PlanError> {
     let what = match &tree.tablespace {
         None => "destination directory".to_owned(),
         Some((_, name)) => format!("location of tablespace {name:?},"),
     };
-    check_empty(&what, &tree.to, look)
+    check_usable(&what, &tree.to, delta, look)
 }
 
-fn check_empty(
+fn check_usable(
     what: &str,
     path: &Path,
+    delta: bool,
     look: &dyn Fn(&Path) -> io::Result<DestinationState>,
 ) -> Result<(), PlanError> {
     let (what, path) = (what.to_owned(), path.to_owned());
     match look(&path) {
         Ok(DestinationState::Absent | DestinationState::Empty) => Ok(()),
-        Ok(DestinationState::NotEmpty { found, interrupted }) => {
+        Ok(DestinationState::NotEmpty { postgres: true, .. }) if delta => Ok(()),
+        Ok(DestinationState::NotEmpty { found, .. }) if delta => {
+            Err(PlanError::NotPostgres { what, path, found })
+        }
+        Ok(DestinationState::NotEmpty { found, interrupted, .. }) => {
             Err(PlanError::NotEmpty { what, path, found, interrupted })
         }
         Ok(DestinationState::NotADirectory) => Err(PlanError::NotADirectory { what, path }),
@@ -302,6 +311,7 @@ mod tests {
                 ..backup()
             },
             destination: "/new/data".into(),
+            delta: false,
             tablespace_locations: Vec::new(),
             target: RecoveryTarget::default(),
             standby: false,
@@ -456,7 +466,8 @@ mod tests {
             request.wal = WalSupply::Copy { partials: false, staging: Some("/staging".into()) };
             let error = plan_restore(request, &|path| {
                 Ok(if path == Path::new(occupied) {
-                    DestinationState::NotEmpty { found: vec![".keep".into()], interrupted: false }
+                    let found = vec![".keep".into()];
+                    DestinationState::NotEmpty { found, interrupted: false, postgres: false }
                 } else {
                     DestinationState::Empty
                 })
@@ -465,6 +476,19 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains(occupied) && text.contains(".keep"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_delta_restore_goes_over_what_is_postgresqls_and_over_nothing_else() {
+        let delta = RestoreRequest { delta: true, ..request() };
+        let look = |postgres: bool| {
+            move |_: &Path| {
+                Ok(DestinationState::NotEmpty { found: vec!["x".into()], interrupted: false, postgres })
+            }
+        };
+        assert!(plan_restore(delta.clone(), &look(true)).unwrap().delta);
+        let error = plan_restore(delta, &look(false)).unwrap_err();
+        assert!(matches!(error, PlanError::NotPostgres { .. }), "{error}");
     }
 
     #[test]

@@ -66,6 +66,19 @@ pub enum PlanError {
         /// Whether it was left by a restore that never ended.
         interrupted: bool,
     },
+    /// A delta restore into a directory that has nothing to do with PostgreSQL.
+    #[error(
+        "the {what} {path:?} is not empty and nothing of PostgreSQL's, so it is not restored over: it has {}",
+        list_or_none(found)
+    )]
+    NotPostgres {
+        /// What was to go there.
+        what: String,
+        /// The directory.
+        path: PathBuf,
+        /// Some of what is in it, hidden files included.
+        found: Vec<String>,
+    },
     /// A destination that is no directory.
     #[error("the {what} {path:?} exists and is not a directory")]
     NotADirectory {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use pgbase::restore::{
     AvailableWal, BackupFacts, ExecuteOptions, INCOMPLETE_MARKER, Phase, RestoreEvent, RestoreObserver,
-    RestoreRequest, TablespaceFacts, WalSupply, execute, look_at, plan_restore,
+    RestoreRequest, Retry, TablespaceFacts, WalSupply, execute, look_at, plan_restore,
 };
 use pgbase::stream::{BackupOptions, take_backup};
 use pgwal::replication::{ConnInfo, Connection};
@@ -77,6 +77,7 @@ impl Original {
         RestoreRequest {
             backup: self.backup.clone(),
             destination: self.dir.join("restored"),
+            delta: false,
             tablespace_locations: vec![
                 ("fast".into(), self.dir.join("fast")),
                 ("slow".into(), self.dir.join("slow")),
@@ -94,7 +95,7 @@ impl Original {
 
     fn restore(&self, target: RecoveryTarget) -> PathBuf {
         let plan = plan_restore(self.request(target), &look_at).unwrap();
-        execute(&plan, ExecuteOptions { jobs: 2, owner: None }, &()).unwrap();
+        execute(&plan, ExecuteOptions { jobs: 2, owner: None, retry: Retry::NEVER }, &()).unwrap();
         self.dir.join("restored")
     }
 
@@ -256,7 +257,7 @@ fn an_unfinished_restore_cannot_be_started() {
         to: original.dir.join("cut"),
         taken: Mutex::new(false),
     };
-    execute(&plan, ExecuteOptions { jobs: 2, owner: None }, &photographer).unwrap();
+    execute(&plan, ExecuteOptions { jobs: 2, owner: None, retry: Retry::NEVER }, &photographer).unwrap();
     assert!(photographer.taken.into_inner().unwrap());
     let cut = original.dir.join("cut");
     assert!(cut.join(INCOMPLETE_MARKER).exists());

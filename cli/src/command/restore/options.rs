@@ -33,7 +33,6 @@ pub(super) fn refuse_unavailable(args: &RestoreArgs) -> Result<(), CommandError>
         ("restoring from snapshots", snapshot.iter().any(|option| option.is_some())),
         ("a staging path", staging.iter().any(|option| option.is_some()) || args.staging_location.is_some()),
         ("--combine-mode", args.combine_mode.is_some()),
-        ("--delta-restore", args.delta_restore),
         ("--recovery-option-port", args.recovery_option_port.is_some()),
     ];
     match unavailable.into_iter().find(|(_, asked)| *asked) {

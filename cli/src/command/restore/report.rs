@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use jiff::Zoned;
-use pgbase::restore::{FileChange, FileNote, RestorePlan, RestoreReport};
+use pgbase::restore::{DeltaReport, FileChange, FileNote, RestorePlan, RestoreReport};
 use serde_json::{Value, json};
 
 use crate::output::{Format, Output, text};
+
+/// How much of what was left alone is told on the console, name by name.
+const KEPT_TOLD_MAX: usize = 20;
 
 pub(super) fn finished(
     output: &Output,
@@ -26,6 +29,9 @@ pub(super) fn finished(
             "The backup has no {}: put the configuration of the original in place before you start the server",
             report.missing_files.join(", ")
         ));
+    }
+    if let Some(delta) = &report.delta {
+        tell_delta(output, delta, report.bytes);
     }
     match output.style().format {
         Format::Console => tell(output, report),
@@ -53,6 +59,39 @@ pub(super) fn finished(
         let destination = plan.trees.first().map(|tree| tree.to.display().to_string()).unwrap_or_default();
         output.debug(format!("Start it with: pg_ctl start -D {destination}"));
     }
+}
+
+/// What became of what was at the destination.
+fn tell_delta(output: &Output, delta: &DeltaReport, bytes: u64) {
+    output.info(format!(
+        "Delta restore: {} compared, {} written, {} no longer needed removed",
+        text::size_u64(bytes),
+        text::size_u64(delta.written),
+        match delta.removed {
+            1 => "1 file".to_owned(),
+            count => format!("{count} files"),
+        }
+    ));
+    if let Some(shelved) = &delta.shelved_wal {
+        output.warning(format!(
+            "{} WAL files that the old server had not archived are now in {}: remove them when nobody needs them",
+            shelved.files,
+            shelved.path.display()
+        ));
+    }
+    for kept in delta.kept.iter().take(KEPT_TOLD_MAX) {
+        output.info(format!("Left alone, since it is not PostgreSQL's: {}", kept.display()));
+    }
+    if delta.kept.len() > KEPT_TOLD_MAX {
+        output.info(format!("and {} more", delta.kept.len() - KEPT_TOLD_MAX));
+    }
+    let shelved = delta.shelved_wal.as_ref().map(|shelved| shelved.path.display().to_string());
+    let kept: Vec<String> = delta.kept.iter().map(|kept| kept.display().to_string()).collect();
+    output.set(
+        "delta_restore",
+        json!({"bytes_compared": bytes, "bytes_written": delta.written, "files_removed": delta.removed,
+               "left_alone": kept, "wal_put_aside": shelved}),
+    );
 }
 
 fn tell(output: &Output, report: &RestoreReport) {

@@ -79,7 +79,7 @@ impl Watcher {
 
     fn cancel(&self) {
         if !self.cancelled.swap(true, Ordering::Relaxed) {
-            self.output.warning("Interrupted: removing what was restored");
+            self.output.warning("Interrupted: ending the restore");
         }
     }
 

@@ -20,7 +20,7 @@ const EXPECTED: [&str; 3] = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"];
 const CONFIG_BYTES_MAX: u64 = 16 << 20;
 
 /// What a changed file's original is kept as.
-const ORIGIN_SUFFIX: &str = ".origin";
+pub(super) const ORIGIN_SUFFIX: &str = ".origin";
 
 /// Writes the configuration of a restored cluster.
 pub(super) fn configure(

@@ -1,19 +1,24 @@
 //! The directories that a restore builds in: claimed empty, cleared again when it fails.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
 use super::super::destination::{DestinationState, INCOMPLETE_MARKER, state_of};
 use super::{PRIVATE_FILE, RestoreError};
-use crate::copy::{Directory, Owner};
+use crate::copy::{Directory, Kind, Owner};
 
 /// A directory being filled.
 #[derive(Debug)]
 pub(super) struct Root {
     pub(super) path: PathBuf,
     pub(super) directory: Directory,
+    /// Whether it had something in it, which a delta restore keeps where it is right.
+    pub(super) in_use: bool,
 }
 
 /// All of them, the data directory first.
@@ -23,6 +28,8 @@ pub(super) struct Ground {
     roots: Vec<Root>,
     /// Directories that were not there before, in the order they were made.
     made: Vec<PathBuf>,
+    /// The mark that the data directory isn't finished, locked; so none of what is there is somebody else's.
+    mark: Option<File>,
 }
 
 impl Root {
@@ -30,9 +37,19 @@ impl Root {
     pub(super) fn below(&self, path: &Path) -> Result<Root, RestoreError> {
         let full = self.path.join(path);
         match self.directory.directory(path) {
-            Ok(directory) => Ok(Root { path: full, directory }),
+            Ok(directory) => Ok(Root { path: full, directory, in_use: self.in_use }),
             Err(source) => Err(RestoreError::write(&full, source)),
         }
+    }
+
+    /// Removes what is at a path, whatever it is.
+    pub(super) fn remove_any(&self, path: &Path) -> Result<(), RestoreError> {
+        let remove = || match self.directory.kind_at(path)? {
+            None => Ok(()),
+            Some(Kind::Directory) => self.directory.remove_directory(path),
+            Some(_) => self.directory.remove(path),
+        };
+        remove().map_err(|source| RestoreError::write(&self.path.join(path), source))
     }
 
     /// Makes a directory, unless this restore has made it already (for a tablespace inside the data directory).
@@ -44,7 +61,10 @@ impl Root {
     ) -> Result<(), RestoreError> {
         match self.directory.create_directory(path, mode, owner) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.directory.directory(path).map(drop).map_err(|source| (path, source))
+                let there = self.directory.directory(path);
+                let kept =
+                    there.and_then(|there| if self.in_use { there.hand_over(mode, owner) } else { Ok(()) });
+                kept.map_err(|source| (path, source))
             }
             made => made.map_err(|source| (path, source)),
         }
@@ -54,11 +74,16 @@ impl Root {
 
 impl Ground {
     pub(super) const fn new(owner: Option<Owner>) -> Self {
-        Ground { owner, roots: Vec::new(), made: Vec::new() }
+        Ground { owner, roots: Vec::new(), made: Vec::new(), mark: None }
     }
 
     pub(super) fn roots(&self) -> &[Root] {
         &self.roots
+    }
+
+    /// Whom everything is given to.
+    pub(super) const fn owner(&self) -> Option<Owner> {
+        self.owner
     }
 
     /// The data directory.
@@ -70,13 +95,18 @@ impl Ground {
     pub(super) fn last(&self) -> Result<Root, RestoreError> {
         let path = self.roots.last().ok_or(RestoreError::Cancelled)?.path.clone();
         match Directory::open(&path) {
-            Ok(directory) => Ok(Root { path, directory }),
+            Ok(directory) => Ok(Root { path, directory, in_use: false }),
             Err(source) => Err(RestoreError::write(&path, source)),
         }
     }
 
-    /// Takes an empty directory, or makes one with the parents it needs.
-    pub(super) fn claim(&mut self, path: &Path, mode: u32) -> Result<(), RestoreError> {
+    /// Whether anything was there before, so that this restore is a delta restore in earnest.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.roots.iter().any(|root| root.in_use)
+    }
+
+    /// Takes an empty directory, or makes one with the parents it needs; for a `delta` restore, any directory.
+    pub(super) fn claim(&mut self, path: &Path, mode: u32, delta: bool) -> Result<(), RestoreError> {
         let missing: Vec<&Path> =
             path.ancestors().take_while(|path| path.symlink_metadata().is_err()).collect();
         for directory in missing.into_iter().rev() {
@@ -96,27 +126,64 @@ impl Ground {
             Ok((directory, state))
         };
         let (directory, state) = claim().map_err(|source| RestoreError::write(path, source))?;
-        if state != DestinationState::Empty {
+        let in_use = state != DestinationState::Empty;
+        if in_use && !delta {
             return Err(RestoreError::NotEmpty { path: path.to_owned() });
         }
-        let handed = directory.hand_over(mode, self.owner);
-        handed.map_err(|source| RestoreError::write(path, source))?;
-        self.roots.push(Root { path: path.to_owned(), directory });
+        // What is in use has the mode that its owner gave it.
+        if !in_use {
+            let handed = directory.hand_over(mode, self.owner);
+            handed.map_err(|source| RestoreError::write(path, source))?;
+        }
+        self.roots.push(Root { path: path.to_owned(), directory, in_use });
         Ok(())
     }
 
-    /// Says in the data directory that it isn't finished.
-    pub(super) fn mark(&self, backup_id: &str) -> Result<(), RestoreError> {
+    /// Says in the data directory that it isn't finished, durably, and keeps other restores out of it.
+    pub(super) fn mark(&mut self, backup_id: &str) -> Result<(), RestoreError> {
         let data = self.data()?;
         let text = format!(
             "This directory is an unfinished restore of backup {backup_id}. No server can be started from it.\n\
-             Remove what is in it and restore again.\n"
+             Repeat the restore with --delta-restore, or remove what is in it and restore again.\n"
         );
-        let written = data
-            .directory
-            .create(Path::new(INCOMPLETE_MARKER), PRIVATE_FILE, self.owner)
-            .and_then(|mut file| file.write_all(text.as_bytes()));
-        written.map_err(|source| RestoreError::write(&data.path.join(INCOMPLETE_MARKER), source))
+        let name = Path::new(INCOMPLETE_MARKER);
+        let busy = || RestoreError::Busy { path: data.path.clone() };
+        let failed = |source: io::Error| RestoreError::write(&data.path.join(name), source);
+        let mut file = match data.directory.create(name, PRIVATE_FILE, self.owner) {
+            // Whoever made it since the directory was found empty is at work.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !data.in_use => return Err(busy()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let left = data.directory.change(name, PRIVATE_FILE, self.owner).map_err(failed)?;
+                left.ok_or_else(busy)?
+            }
+            made => made.map_err(failed)?,
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => return Err(busy()),
+            locked => locked.map_err(|error| failed(error.into()))?,
+        }
+        // The one who had it locked may have finished, and removed it, just before.
+        if rustix::fs::fstat(&file).map_err(|error| failed(error.into()))?.st_nlink == 0 {
+            return Err(busy());
+        }
+        let written = file.set_len(0).and_then(|()| file.write_all(text.as_bytes()));
+        written.and_then(|()| file.sync_all()).and_then(|()| data.directory.sync()).map_err(failed)?;
+        self.mark = Some(file);
+        Ok(())
+    }
+
+    /// Takes away what a server could be started with, durably, before anything else is changed.
+    pub(super) fn disarm(&self, control: &[&Path]) -> Result<(), RestoreError> {
+        let data = self.data()?;
+        for path in control {
+            data.remove_any(path)?;
+        }
+        let sync = || match data.directory.directory(Path::new("global")) {
+            Ok(global) => global.sync(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        sync().map_err(|source| RestoreError::write(&data.path.join("global"), source))
     }
 
     /// The barrier: once per file system.
@@ -157,9 +224,11 @@ impl Ground {
         finish().map_err(|source| RestoreError::write(&data.path.join(control), source))
     }
 
-    /// Undoes what a failed restore made. Best effort: what can't be removed can't be started either.
+    /// Undoes what a failed restore made, unless there was something before. Best effort: what can't be removed can't be
+    /// started either.
     pub(super) fn clear(&self) {
-        for root in self.roots.iter().rev() {
+        let ours = self.mark.is_some() && !self.is_in_use();
+        for root in self.roots.iter().rev().filter(|_| ours) {
             if let Err(error) = root.directory.remove_contents(0) {
                 tracing::warn!(path = %root.path.display(), %error, "a failed restore could not be removed");
             }

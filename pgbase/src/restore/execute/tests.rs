@@ -13,7 +13,10 @@ use super::super::destination::{DestinationState, INCOMPLETE_MARKER, look_at};
 use super::super::facts::{BackupFacts, RestorePlan, RestoreRequest, TablespaceFacts, WalSupply};
 use super::super::plan::plan_restore;
 use super::super::tests_support::{backup, wal};
+use super::space::PROBE;
 use super::*;
+
+mod over;
 
 const SEGMENT: usize = 1 << 20;
 
@@ -85,6 +88,7 @@ impl Stage {
                 ..backup()
             },
             destination: self.path("new"),
+            delta: false,
             tablespace_locations: Vec::new(),
             target: RecoveryTarget { kind, ..RecoveryTarget::default() },
             standby: false,
@@ -116,7 +120,7 @@ impl Stage {
     }
 }
 
-const OPTIONS: ExecuteOptions = ExecuteOptions { jobs: 3, owner: None };
+const OPTIONS: ExecuteOptions = ExecuteOptions { jobs: 3, owner: None, retry: Retry::NEVER };
 
 fn packed(compression: Compression, content: &[u8]) -> Vec<u8> {
     use std::io::Write;

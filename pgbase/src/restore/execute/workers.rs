@@ -1,17 +1,21 @@
 //! The threads that copy: one queue, largest files first, so that no thread ends with a large file alone.
 
 use std::io;
-use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::super::facts::RestorePlan;
 use super::super::tree::FileJob;
 use super::super::wal_copy;
+use super::delta::{LocalFile, PIECE_BYTES, update};
 use super::ground::{Ground, Root};
 use super::{ExecuteOptions, RestoreError, RestoreEvent, RestoreObserver};
 use crate::copy::{CopyMethod, Directory};
+use crate::pool;
+
+/// The longest nap between two looks at the observer.
+const NAP: Duration = Duration::from_millis(100);
 
 /// What the threads share.
 pub(super) struct Work<'a> {
@@ -30,8 +34,14 @@ enum Job {
     Wal(usize),
 }
 
-/// Copies all files and WAL; the first failure stops everyone.
-pub(super) fn copy_all(work: &Work<'_>, files: Vec<FileJob>) -> Result<(), RestoreError> {
+/// What a thread compares files in.
+struct Buffers {
+    new: Vec<u8>,
+    old: Vec<u8>,
+}
+
+/// Copies all files and WAL; the first failure stops everyone. How many bytes were written where there was something.
+pub(super) fn copy_all(work: &Work<'_>, files: Vec<FileJob>) -> Result<u64, RestoreError> {
     let segment = work.plan.backup.segment_size.bytes();
     let mut jobs: Vec<Job> = files.into_iter().map(Job::File).collect();
     jobs.extend((0..work.plan.wal.len()).map(Job::Wal));
@@ -41,32 +51,19 @@ pub(super) fn copy_all(work: &Work<'_>, files: Vec<FileJob>) -> Result<(), Resto
             Job::Wal(_) => segment,
         })
     });
-    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let failure = Mutex::new(None);
-    let threads = NonZeroUsize::new(work.options.jobs.min(jobs.len())).map_or(1, NonZeroUsize::get);
-    let run = || {
-        while !stop.load(Ordering::Relaxed) {
-            let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
-            if let Err(error) = work.copy(job, &stop) {
-                stop.store(true, Ordering::Relaxed);
-                let mut first = failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                first.get_or_insert(error);
-                return;
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(run);
-        }
-        run();
-    });
-    let failure = failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    failure.map_or(Ok(()), Err)
+    let buffer = || if work.ground.is_in_use() { vec![0; PIECE_BYTES] } else { Vec::new() };
+    let buffers = || Buffers { new: buffer(), old: buffer() };
+    let written = AtomicU64::new(0);
+    pool::run(&jobs, work.options.jobs, buffers, |buffers, job, stop| {
+        written.fetch_add(work.copy(job, buffers, stop)?, Ordering::Relaxed);
+        Ok::<_, RestoreError>(())
+    })?;
+    Ok(written.into_inner())
 }
 
 impl Work<'_> {
-    fn copy(&self, job: &Job, stop: &AtomicBool) -> Result<(), RestoreError> {
+    /// Copies a file, again if need be; how many bytes were written.
+    fn copy(&self, job: &Job, buffers: &mut Buffers, stop: &AtomicBool) -> Result<u64, RestoreError> {
         let interrupted = AtomicBool::new(false);
         let progress = |bytes: u64| {
             self.observer.event(RestoreEvent::Copied { bytes });
@@ -76,22 +73,68 @@ impl Work<'_> {
             }
             Ok(())
         };
-        let result = match job {
-            Job::File(file) => self.copy_file(file, &progress),
-            Job::Wal(index) => self.copy_wal(*index, &progress),
-        };
-        if interrupted.into_inner() { Err(RestoreError::Cancelled) } else { result }
+        let mut left = self.options.retry.times;
+        loop {
+            let again = left < self.options.retry.times;
+            let result = match job {
+                Job::File(file) => self.copy_file(file, again, buffers, &progress),
+                Job::Wal(index) => self.copy_wal(*index, again, &progress),
+            };
+            if interrupted.load(Ordering::Relaxed) {
+                return Err(RestoreError::Cancelled);
+            }
+            match result {
+                Err(error) if left > 0 && error.may_pass() => {
+                    tracing::warn!(%error, left, "a file could not be copied and will be tried again");
+                    left -= 1;
+                    self.wait(stop)?;
+                }
+                result => return result,
+            }
+        }
     }
 
-    fn copy_file(&self, job: &FileJob, progress: &dyn Fn(u64) -> io::Result<()>) -> Result<(), RestoreError> {
+    /// Waits before another try, with an ear for the observer.
+    fn wait(&self, stop: &AtomicBool) -> Result<(), RestoreError> {
+        let begun = Instant::now();
+        loop {
+            if stop.load(Ordering::Relaxed) || self.observer.cancelled() {
+                return Err(RestoreError::Cancelled);
+            }
+            let left = self.options.retry.pause.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(NAP));
+        }
+    }
+
+    fn copy_file(
+        &self,
+        job: &FileJob,
+        again: bool,
+        buffers: &mut Buffers,
+        progress: &dyn Fn(u64) -> io::Result<()>,
+    ) -> Result<u64, RestoreError> {
         let (Some(source), Some(root)) = (self.sources.get(job.tree), self.ground.roots().get(job.tree))
         else {
             return Err(RestoreError::Cancelled);
         };
-        let copy = || -> io::Result<()> {
+        let owner = self.options.owner;
+        let mut copy = || -> io::Result<u64> {
             let mut from = source.read(&job.path)?;
-            let mut to = root.directory.create(&job.path, job.mode, self.options.owner)?;
-            self.method.copy(&mut from, &mut to, job.size, progress)
+            if root.in_use {
+                if let Some(old) = root.directory.change(&job.path, job.mode, owner)? {
+                    let mut old = LocalFile::new(old, &mut buffers.old)?;
+                    return update(&mut from, job.size, &mut old, &mut buffers.new, progress);
+                }
+                remove_if_there(&root.directory, &job.path)?;
+            } else if again {
+                remove_if_there(&root.directory, &job.path)?;
+            }
+            let mut to = root.directory.create(&job.path, job.mode, owner)?;
+            self.method.copy(&mut from, &mut to, job.size, progress)?;
+            Ok(job.size)
         };
         copy().map_err(|source| RestoreError::Copy {
             from: self.plan.trees.get(job.tree).map_or(job.path.clone(), |tree| tree.from.join(&job.path)),
@@ -100,17 +143,35 @@ impl Work<'_> {
         })
     }
 
-    fn copy_wal(&self, index: usize, progress: &dyn Fn(u64) -> io::Result<()>) -> Result<(), RestoreError> {
-        let Some(wal) = self.plan.wal.get(index) else { return Ok(()) };
+    fn copy_wal(
+        &self,
+        index: usize,
+        again: bool,
+        progress: &dyn Fn(u64) -> io::Result<()>,
+    ) -> Result<u64, RestoreError> {
+        let Some(wal) = self.plan.wal.get(index) else { return Ok(0) };
         let size = self.plan.backup.segment_size;
         // WAL may come from another file system than the backup: what works is found out for each file anew.
         let method = CopyMethod::default();
-        wal_copy::place(wal, &self.wal_directory.directory, size, self.options.owner, &method, progress)
-            .map(drop)
-            .map_err(|source| RestoreError::Copy {
-                from: wal.from.clone(),
-                to: self.wal_directory.path.join(Path::new(&wal.name)),
-                source,
-            })
+        let copy = || -> io::Result<u64> {
+            let directory = &self.wal_directory.directory;
+            if again {
+                remove_if_there(directory, Path::new(&wal.name))?;
+            }
+            // What counts as written are the backup's own files.
+            wal_copy::place(wal, directory, size, self.options.owner, &method, progress).map(|_| 0)
+        };
+        copy().map_err(|source| RestoreError::Copy {
+            from: wal.from.clone(),
+            to: self.wal_directory.path.join(Path::new(&wal.name)),
+            source,
+        })
+    }
+}
+
+fn remove_if_there(directory: &Directory, path: &Path) -> io::Result<()> {
+    match directory.remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
