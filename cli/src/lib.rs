@@ -51,6 +51,8 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
     };
     let output = Output::new(style(&global));
     let result = match &command {
+        // What an agent may do, its own command line says.
+        Command::Agent(args) => command::agent::run(args),
         // Files can be looked into without a configuration.
         Command::Wal(args) if args.command.source().server.is_none() => {
             command::wal::run(&output, None, args)
@@ -75,8 +77,8 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
             error.exit_code()
         }
     };
-    // What looks into WAL prints JSON lines of its own, and completions are no JSON at all.
-    if !matches!(command, Command::Wal(_) | Command::Completions(_)) || output.failed() {
+    // What looks into WAL prints JSON lines of its own, completions are no JSON at all, an agent's output is its protocol's.
+    if !matches!(command, Command::Wal(_) | Command::Completions(_) | Command::Agent(_)) || output.failed() {
         output.finish();
     }
     ExitCode::from(code)

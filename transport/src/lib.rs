@@ -2,10 +2,15 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod agent;
 pub mod codec;
+#[cfg(any(test, feature = "faults"))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+pub mod conformance;
 pub mod durable;
 #[cfg(any(test, feature = "faults"))]
 pub mod faults;
+pub mod host;
 pub mod private;
 pub mod ssh;
 

@@ -2,6 +2,7 @@
 //!
 //! Usage errors exit with code 2, as Barman's do. Long options may be abbreviated as long as they stay unambiguous.
 
+mod agent;
 mod backup;
 mod legacy;
 mod multicall;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub use agent::AgentArgs;
 pub use backup::{BackupArgs, ReuseBackup};
 pub use processes::TerminateProcessArgs;
 pub use restore::{RestoreArgs, TablespaceMapping};
@@ -130,6 +132,8 @@ pub enum ColorWhen {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Serve this machine's files to a barkeep elsewhere, which starts this over SSH by itself
+    Agent(AgentArgs),
     /// Move received WAL files into the archive, now
     ArchiveWal(ServerArgs),
     /// Take a base backup

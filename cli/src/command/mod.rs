@@ -7,6 +7,7 @@ use crate::args::Command;
 use crate::context::Context;
 use crate::error::CommandError;
 
+pub mod agent;
 pub mod archive_wal;
 pub mod backup;
 pub mod check;
@@ -40,6 +41,7 @@ pub mod wal_archive;
 /// What the command could not do.
 pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandError> {
     match command {
+        Command::Agent(args) => agent::run(args),
         Command::ListServers(args) => list_servers::run(context, args),
         Command::ArchiveWal(args) => archive_wal::run(context, args),
         Command::Backup(args) => backup::run(context, args),

@@ -3,6 +3,7 @@
 // Helpers of tests may panic as tests do; clippy's own exemption ends at functions marked as tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod agent;
 mod archive_wal;
 mod backup;
 mod barman_interop;

@@ -1,0 +1,31 @@
+//! `agent`: the files of this machine for a barkeep elsewhere, over standard input and output.
+//!
+//! Backups and restores start it over SSH by themselves. It reads no configuration, changes no user, and ends with its
+//! input. A line in `authorized_keys` with `command="barkeep agent --read /srv/pg"` keeps a key to just that.
+
+use barkeep_transport::agent::{Confinement, serve};
+use barkeep_transport::host::Inspectors;
+
+use crate::args::AgentArgs;
+use crate::error::CommandError;
+
+/// Serves until the other side goes away.
+///
+/// # Errors
+/// When the connection fails, or nobody at its other end speaks the protocol.
+pub fn run(args: &AgentArgs) -> Result<(), CommandError> {
+    for directory in &args.restore {
+        std::fs::create_dir_all(directory).map_err(|error| {
+            CommandError::because(format!("'{}' can't be made", directory.display()), &error)
+        })?;
+    }
+    let confinement = Confinement { read: args.read.clone(), change: args.restore.clone() };
+    let (input, output) = (std::io::stdin().lock(), std::io::stdout());
+    serve(input, output, confinement, inspectors())
+        .map_err(|error| CommandError::because("the agent ends", &error))
+}
+
+/// What this program knows of the insides of files.
+pub(crate) const fn inspectors() -> Inspectors {
+    Inspectors::none()
+}

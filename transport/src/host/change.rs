@@ -1,0 +1,106 @@
+//! Changing files beneath a directory.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
+use rustix::io::Errno;
+
+use super::beneath::Base;
+use super::{Access, Action, Change, Files, PIECE_BYTES};
+
+impl Files {
+    /// Makes one change.
+    pub(crate) fn change(&self, change: &Change) -> io::Result<()> {
+        let base = self.base(change.root)?;
+        if base.access != Access::Change {
+            return Err(Errno::ROFS.into());
+        }
+        change.make(&base)
+    }
+}
+
+impl Change {
+    fn make(&self, base: &Base) -> io::Result<()> {
+        let path = &self.path;
+        match &self.action {
+            Action::CreateDirectory { mode } => {
+                let (parent, name) = base.parent_of(path)?;
+                rustix::fs::mkdirat(&parent, name, Mode::RWXU)?;
+                let directory = base.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+                Ok(rustix::fs::fchmod(directory, permissions(*mode))?)
+            }
+            Action::CreateFile { mode } => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+                let file = base.open_at(path, flags, Mode::RUSR | Mode::WUSR)?;
+                Ok(rustix::fs::fchmod(file, permissions(*mode))?)
+            }
+            Action::Write { data, .. } if data.len() > PIECE_BYTES => Err(Errno::MSGSIZE.into()),
+            Action::Write { offset, data } => writable(base, path)?.write_all_at(data, *offset),
+            Action::Truncate { size } => writable(base, path)?.set_len(*size),
+            Action::SymbolicLink { target } => {
+                let (parent, name) = base.parent_of(path)?;
+                Ok(rustix::fs::symlinkat(target, &parent, name)?)
+            }
+            Action::HardLink { to } => {
+                let (from_parent, from) = base.parent_of(path)?;
+                let (to_parent, to) = base.parent_of(to)?;
+                // Without AT_SYMLINK_FOLLOW a link would be linked itself.
+                Ok(rustix::fs::linkat(&from_parent, from, &to_parent, to, AtFlags::empty())?)
+            }
+            Action::Rename { to } => {
+                let (from_parent, from) = base.parent_of(path)?;
+                let (to_parent, to) = base.parent_of(to)?;
+                Ok(rustix::fs::renameat(&from_parent, from, &to_parent, to)?)
+            }
+            Action::RemoveFile => {
+                let (parent, name) = base.parent_of(path)?;
+                Ok(rustix::fs::unlinkat(&parent, name, AtFlags::empty())?)
+            }
+            Action::RemoveDirectory => {
+                let (parent, name) = base.parent_of(path)?;
+                Ok(rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
+            }
+            Action::SetMetadata { mode, owner, modified_ns } => {
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+                let file = base.open_at(path, flags, Mode::empty())?;
+                if let Some(owner) = owner {
+                    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+                    rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+                }
+                if let Some(mode) = mode {
+                    rustix::fs::fchmod(&file, permissions(*mode))?;
+                }
+                match modified_ns {
+                    Some(modified_ns) => set_modified(&File::from(file), *modified_ns),
+                    None => Ok(()),
+                }
+            }
+            Action::Sync => {
+                let file = base.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
+                Ok(rustix::fs::fsync(file)?)
+            }
+        }
+    }
+}
+
+/// Set-user-id bits are nothing that a backup brings along.
+fn permissions(mode: u32) -> Mode {
+    Mode::from_raw_mode(mode & 0o777)
+}
+
+fn writable(base: &Base, path: &std::path::Path) -> io::Result<File> {
+    let file = File::from(base.open_at(path, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty())?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(Errno::INVAL.into()) }
+}
+
+/// Sets when a file was changed last, in nanoseconds since 1970.
+fn set_modified(file: &File, modified_ns: i64) -> io::Result<()> {
+    const SECOND: i64 = 1_000_000_000;
+    let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ };
+    let modified =
+        Timespec { tv_sec: modified_ns.div_euclid(SECOND), tv_nsec: modified_ns.rem_euclid(SECOND) as _ };
+    let times = Timestamps { last_access: omitted, last_modification: modified };
+    Ok(rustix::fs::futimens(file, &times)?)
+}
