@@ -24,16 +24,17 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use barkeep_transport::codec::{Compression, Level};
 use barkeep_transport::durable::{self, DurableError};
 use jiff::{Span, Timestamp};
-use pgwal::WalFile;
+use pgwal::{SegmentName, WalFile};
 
 use crate::index_store::Facts;
-use crate::inspect::{Cluster, SegmentIndex, Soundness};
+use crate::inspect::{Cluster, Inspection, SegmentIndex, Soundness};
 
-use crate::wal::WalError;
+use crate::wal::{OpenWal, WalError};
 use crate::xlogdb::{Locked, WalEntry};
 use crate::{IndexStore, Layout, ServerLock, Task, identity, time};
 use chain::Chain;
@@ -48,6 +49,8 @@ pub use reindex::{Indexed, index_archive};
 const BATCH_FILES_MAX: usize = 64;
 /// Most threads that compress at once.
 const WORKERS_MAX: usize = 16;
+/// How long the archive's lock is waited for after hooks have run.
+const HOOKS_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a name for a rejected file is tried, a second later each time.
 const REJECT_TRIES: u32 = 3600;
 
@@ -128,9 +131,10 @@ pub fn archive_wal_with(
     hooks: &dyn ArchiveHooks,
     mut observer: impl FnMut(ArchiveEvent),
 ) -> Result<ArchiveReport, ArchiveError> {
-    let _lock = ServerLock::try_acquire(layout, Task::ArchiveWal)?;
+    let lock = ServerLock::try_acquire(layout, Task::ArchiveWal)?;
     let store = IndexStore::of(layout);
     let mut run = Run {
+        lock: Some(lock),
         layout,
         options,
         now,
@@ -162,6 +166,8 @@ pub fn known_cluster(layout: &Layout, store: &IndexStore) -> Option<Cluster> {
 }
 
 struct Run<'a> {
+    /// The archive's lock; let go while hooks run.
+    lock: Option<ServerLock>,
     layout: &'a Layout,
     options: &'a ArchiveOptions,
     now: Timestamp,
@@ -200,7 +206,7 @@ impl Run<'_> {
             stays: queued.stays,
         };
         let mut jobs: Vec<Job> = files.iter().map(job).collect();
-        let stopped = self.announce(&mut jobs);
+        let stopped = self.released(|run| run.announce(&mut jobs))?;
         for job in &jobs {
             self.make_ready(self.layout.wal_directory(&job.file))?;
         }
@@ -228,6 +234,18 @@ impl Run<'_> {
         }
         self.tell(outcome)?;
         stopped.map_or(Ok(()), Err)
+    }
+
+    /// Does something for which hooks run, without the lock. What is known of files is not believed afterwards: each is
+    /// looked at again before anything is done with it.
+    fn released<T>(&mut self, work: impl FnOnce(&Self) -> T) -> Result<T, ArchiveError> {
+        if self.hooks.is_empty() {
+            return Ok(work(self));
+        }
+        self.lock = None;
+        let outcome = work(self);
+        self.lock = Some(ServerLock::acquire_within(self.layout, Task::ArchiveWal, HOOKS_PATIENCE)?);
+        Ok(outcome)
     }
 
     /// Tells the hooks of the files that come next. Those that they don't let pass are taken off the batch.
@@ -331,9 +349,10 @@ impl Run<'_> {
     }
 
     fn tell(&mut self, outcome: Batch<'_>) -> Result<(), ArchiveError> {
+        let mut hooked = Vec::new();
         self.report.archived += outcome.entries.len();
         for entry in outcome.entries {
-            self.hooks.after(&hook_file(&entry, &self.layout.wal(&entry.file)), None);
+            hooked.push((entry.clone(), self.layout.wal(&entry.file), None));
             (self.observer)(ArchiveEvent::Archived(entry));
         }
         for (facts, _) in outcome.indexes.into_iter().filter(|(facts, _)| !facts.soundness.is_fine()) {
@@ -346,8 +365,9 @@ impl Run<'_> {
         }
         for job in outcome.done.iter().filter(|job| !job.stays && outcome.already.contains(&job.file)) {
             self.report.already_archived += 1;
-            if let Ok(entry) = WalEntry::of_file(job.file, &self.layout.wal(&job.file)) {
-                self.hooks.after(&hook_file(&entry, &self.layout.wal(&job.file)), None);
+            let path = self.layout.wal(&job.file);
+            if let Ok(entry) = WalEntry::of_file(job.file, &path) {
+                hooked.push((entry, path, None));
             }
             (self.observer)(ArchiveEvent::AlreadyArchived(job.file));
         }
@@ -358,37 +378,31 @@ impl Run<'_> {
         for (job, rejection) in outcome.rejected {
             let name = OsString::from(job.file.to_string());
             if let Ok(entry) = WalEntry::of_file(job.file, &job.source) {
-                let error = rejection.to_string();
-                self.hooks.after(&hook_file(&entry, &job.source), Some(&error));
+                hooked.push((entry, job.source.clone(), Some(rejection.to_string())));
             }
             self.reject(&job.source, &name, rejection)?;
         }
-        Ok(())
+        self.released(|run| {
+            for (entry, path, error) in &hooked {
+                run.hooks.after(&hook_file(entry, path), error.as_deref());
+            }
+        })
     }
 
     /// Moves a file to `errors/`, under a name that says when and why.
     fn reject(&mut self, path: &Path, name: &OsStr, reason: Rejection) -> Result<(), ArchiveError> {
-        let suffix = reason.suffix();
-        durable::create_dir_all(&self.layout.errors)?;
-        let mut moment = self.now;
-        for _ in 0..REJECT_TRIES {
-            let mut target = name.to_owned();
-            target.push(format!(".{}.{suffix}", time::utc_stamp(moment)));
-            let moved_to = self.layout.errors.join(target);
-            match move_new(path, &moved_to) {
-                Ok(()) => {
-                    self.report.rejected += 1;
-                    (self.observer)(ArchiveEvent::Rejected { name: name.to_owned(), moved_to, reason });
-                    return Ok(());
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    moment = moment.checked_add(Span::new().seconds(1)).unwrap_or(Timestamp::MAX);
-                }
-                Err(error) => return Err(error.into()),
+        let errors = &self.layout.errors;
+        match move_to_errors(path, name, reason.suffix(), errors, self.now) {
+            Ok(Some(moved_to)) => {
+                self.report.rejected += 1;
+                (self.observer)(ArchiveEvent::Rejected { name: name.to_owned(), moved_to, reason });
+                Ok(())
             }
+            Ok(None) => Err(ArchiveError::NoName { path: path.to_owned(), errors: errors.clone() }),
+            // Somebody else took it away.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        Err(ArchiveError::NoName { path: path.to_owned(), errors: self.layout.errors.clone() })
     }
 }
 
@@ -488,7 +502,7 @@ fn hook_file<'a>(entry: &'a WalEntry, path: &'a Path) -> HookFile<'a> {
 }
 
 /// Reads until `buffer` is full or the source ends.
-fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match source.read(&mut buffer[filled..]) {
@@ -499,6 +513,59 @@ fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
+}
+
+/// Moves the file `path` into the directory `errors`, as `<name>.<time>.<suffix>`; `None` when no such name is free. Where it
+/// is then.
+pub(crate) fn move_to_errors(
+    path: &Path,
+    name: &OsStr,
+    suffix: &str,
+    errors: &Path,
+    now: Timestamp,
+) -> Result<Option<PathBuf>, DurableError> {
+    durable::create_dir_all(errors)?;
+    let mut moment = now;
+    for _ in 0..REJECT_TRIES {
+        let mut target = name.to_owned();
+        target.push(format!(".{}.{suffix}", time::utc_stamp(moment)));
+        let moved_to = errors.join(target);
+        match move_new(path, &moved_to) {
+            Ok(()) => return Ok(Some(moved_to)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                moment = moment.checked_add(Span::new().seconds(1)).unwrap_or(Timestamp::MAX);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// Looks at one segment that is in a file.
+pub(crate) fn look_at_one(
+    segment: SegmentName,
+    open: OpenWal,
+    cluster: Option<Cluster>,
+    judge: bool,
+) -> Result<Inspection, WalError> {
+    look::look_at(segment, open, cluster, judge, |_| None, false, &mut Scratch::default())
+}
+
+/// Whether two WAL files hold the same when decompressed; `None` when one of them is gone meanwhile.
+pub(crate) fn same_content(new: &Path, existing: &Path) -> Result<Option<bool>, WalError> {
+    match place::compare(new, existing) {
+        Ok(Prepared::Same) => Ok(Some(true)),
+        Ok(Prepared::Different(_)) => Ok(Some(false)),
+        Ok(_) => Ok(None),
+        Err(PrepareError::Source(WalError::Read { source, .. }))
+            if source.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        Err(PrepareError::Source(error)) => Err(error),
+        // Comparing writes nothing.
+        Err(PrepareError::Archive(error)) => Err(WalError::Read { path: error.path, source: error.source }),
+    }
 }
 
 /// Moves a file or directory to a name that must be free, also to another file system (files only).

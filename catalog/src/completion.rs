@@ -63,6 +63,24 @@ impl Catalog {
         Ok(WalState::Complete)
     }
 
+    /// Looks again for the WAL of a backup whose copy is complete, whatever was found before: it becomes DONE, waiting, or
+    /// FAILED. The record is saved if that changed it. What was found.
+    ///
+    /// # Errors
+    /// When the archive can't be read or the record can't be written.
+    pub fn reconsider(&self, info: &mut BackupInfo) -> Result<WalState, CatalogError> {
+        let state = self.wal_state(info)?;
+        if info.status.is_usable() {
+            let before = info.status;
+            info.status = Status::WaitingForWals;
+            Self::settle(info, state);
+            if info.status != before {
+                self.save(info)?;
+            }
+        }
+        Ok(state)
+    }
+
     /// Moves a backup on that waits for its WAL: to DONE when all of it is archived, to FAILED when some of it can't
     /// come any more. The record is saved if that changed it. Other backups are left alone.
     ///
@@ -72,8 +90,18 @@ impl Catalog {
         if info.status != Status::WaitingForWals {
             return Ok(info.status);
         }
-        match self.wal_state(info)? {
-            WalState::Waiting { .. } | WalState::Unknown => return Ok(info.status),
+        let state = self.wal_state(info)?;
+        Self::settle(info, state);
+        if info.status != Status::WaitingForWals {
+            self.save(info)?;
+        }
+        Ok(info.status)
+    }
+
+    /// Sets the status of a backup that waits for its WAL.
+    fn settle(info: &mut BackupInfo, state: WalState) {
+        match state {
+            WalState::Waiting { .. } | WalState::Unknown => {}
             WalState::Complete => info.status = Status::Done,
             WalState::Missing { segment } => {
                 info.status = Status::Failed;
@@ -89,8 +117,6 @@ impl Catalog {
                 ));
             }
         }
-        self.save(info)?;
-        Ok(info.status)
     }
 }
 

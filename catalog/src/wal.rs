@@ -45,6 +45,11 @@ pub enum WalError {
     },
 }
 
+/// Whether a file that begins with these bytes is encrypted by gpg.
+pub(crate) fn looks_encrypted(first_bytes: &[u8]) -> bool {
+    first_bytes.first().is_some_and(|tag| PGP_SESSION_KEY_TAGS.contains(tag))
+}
+
 /// A WAL file, open.
 #[derive(Debug)]
 pub struct OpenWal {
@@ -68,9 +73,7 @@ impl OpenWal {
             Err(error) => return Err(failed(error)),
         };
         let (compression, source) = codec::sniff(file).map_err(failed)?;
-        if compression == Compression::None
-            && source.buffer().first().is_some_and(|tag| PGP_SESSION_KEY_TAGS.contains(tag))
-        {
+        if looks_encrypted(source.buffer()) {
             return Err(WalError::Encrypted { path: path.to_owned() });
         }
         Ok(Some(OpenWal { path: path.to_owned(), compression, source }))
@@ -190,6 +193,32 @@ pub fn segment_size(layout: &Layout, segment: SegmentName) -> Result<Option<Segm
         .map_err(|source| WalError::Read { path, source })?;
     let long = PageHeader::read(&header).and_then(|header| header.long);
     Ok(long.and_then(|long| SegmentSize::new(u64::from(long.segment_bytes))))
+}
+
+/// The segment size of a server, as its newest archived segment tells; `None` when no segment does.
+///
+/// # Errors
+/// When the archive can't be read.
+pub fn archive_segment_size(layout: &Layout) -> Result<Option<SegmentSize>, WalError> {
+    let mut directories: Vec<PathBuf> = match std::fs::read_dir(&layout.wals) {
+        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(WalError::Read { path: layout.wals.clone(), source }),
+    };
+    directories.sort_unstable();
+    for directory in directories.iter().rev() {
+        let entries = std::fs::read_dir(directory).into_iter().flatten();
+        let segments = entries.filter_map(|entry| match entry.ok()?.file_name().to_str()?.parse() {
+            Ok(WalFile::Segment(segment)) => Some(segment),
+            _ => None,
+        });
+        if let Some(newest) = segments.max()
+            && let Some(size) = segment_size(layout, newest)?
+        {
+            return Ok(Some(size));
+        }
+    }
+    Ok(None)
 }
 
 /// The history of a timeline, from its file; `None` when there is no file. Timeline 1 needs none.

@@ -9,9 +9,11 @@
 //! list can always be made anew from them ([`scan`]).
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -27,6 +29,10 @@ use crate::{Layout, ServerLock, Task};
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Longest line looked for at the end of a list that ends without a line break, in bytes.
 const LINE_BYTES_MAX: usize = 4096;
+/// Most threads that look into files at once.
+const SCANNERS_MAX: usize = 8;
+/// For fewer files than this another thread is not worth it.
+const SCAN_SHARE_MIN: usize = 256;
 /// How long a reader waits for a writer before it reads without the lock.
 const READ_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a writer waits for another.
@@ -125,13 +131,15 @@ impl WalEntry {
         let metadata = source.metadata()?;
         let mut magic = Vec::with_capacity(MAGIC_BYTES);
         (&source).take(MAGIC_BYTES as u64).read_to_end(&mut magic)?;
+        let encrypted = crate::wal::looks_encrypted(&magic);
         let compression = match Compression::detect(&magic) {
             Compression::None => None,
             other => Some(Cow::Borrowed(other.name())),
         };
         let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = seconds(modified);
-        Ok(WalEntry { file, size: metadata.len(), time, compression, encryption: None })
+        let encryption = encrypted.then_some(Cow::Borrowed("gpg"));
+        Ok(WalEntry { file, size: metadata.len(), time, compression, encryption })
     }
 }
 
@@ -215,16 +223,74 @@ fn read_unlocked(layout: &Layout) -> Result<XlogDb, XlogDbError> {
 /// # Errors
 /// When a directory or file can't be read.
 pub fn scan(layout: &Layout) -> Result<Vec<WalEntry>, XlogDbError> {
-    let mut files = Vec::new();
-    for (file, path) in archived_files(layout)? {
-        match WalEntry::of_file(file, &path) {
-            Ok(entry) => files.push(entry),
-            // Removed meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(XlogDbError::Read { path, source }),
+    let files = archived_files(layout)?;
+    let share = files.len().div_ceil(scanners()).max(SCAN_SHARE_MIN);
+    let look = |files: &[(WalFile, PathBuf)]| {
+        let mut entries = Vec::with_capacity(files.len());
+        for (file, path) in files {
+            match WalEntry::of_file(*file, path) {
+                Ok(entry) => entries.push(entry),
+                // Removed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(XlogDbError::Read { path: path.clone(), source }),
+            }
         }
+        Ok(entries)
+    };
+    let mut entries = Vec::with_capacity(files.len());
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = files.chunks(share).map(|files| scope.spawn(move || look(files))).collect();
+        for worker in workers {
+            entries.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok::<(), XlogDbError>(())
+    })?;
+    Ok(entries)
+}
+
+fn scanners() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(SCANNERS_MAX)
+}
+
+/// What [`rebuild`] found.
+#[derive(Debug, Default)]
+pub struct Rebuilt {
+    /// The files that are listed now, in name order.
+    pub files: Vec<WalFile>,
+    /// What lies in the archive and does not belong there.
+    pub foreign: Vec<PathBuf>,
+}
+
+/// Makes a server's list anew from the files. Nobody archives meanwhile; readers see the old list until the new one is
+/// complete, and a crash leaves the old one.
+///
+/// # Errors
+/// When the archive can't be read or the list can't be written; the list is then as it was.
+pub fn rebuild(layout: &Layout) -> Result<Rebuilt, XlogDbError> {
+    // Looking into the files takes the time, so that is done before anybody is kept waiting; what changes until the lock
+    // is had is looked at again.
+    let before: HashMap<WalFile, WalEntry> =
+        scan(layout)?.into_iter().map(|entry| (entry.file, entry)).collect();
+    durable::create_dir_all(&layout.xlogdb_directory)?;
+    let list = Locked::acquire(layout)?;
+    let mut rebuilt = Rebuilt::default();
+    let mut entries = Vec::with_capacity(before.len());
+    let mut foreign = Vec::new();
+    for (file, path) in walk(layout, &mut |path| foreign.push(path))? {
+        let entry = match before.get(&file) {
+            Some(entry) => entry.clone(),
+            None => match WalEntry::of_file(file, &path) {
+                Ok(entry) => entry,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(XlogDbError::Read { path, source }),
+            },
+        };
+        rebuilt.files.push(file);
+        entries.push(entry);
     }
-    Ok(files)
+    list.replace(&entries)?;
+    rebuilt.foreign = foreign;
+    Ok(rebuilt)
 }
 
 /// The files of the archive with their paths, in name order, without looking into them.
@@ -232,7 +298,18 @@ pub fn scan(layout: &Layout) -> Result<Vec<WalEntry>, XlogDbError> {
 /// # Errors
 /// When a directory can't be read.
 pub fn archived_files(layout: &Layout) -> Result<Vec<(WalFile, PathBuf)>, XlogDbError> {
+    walk(layout, &mut |_| {})
+}
+
+/// The files of the archive; `foreign` hears of what does not belong there.
+fn walk(layout: &Layout, foreign: &mut dyn FnMut(PathBuf)) -> Result<Vec<(WalFile, PathBuf)>, XlogDbError> {
     let mut files = Vec::new();
+    let is_ours = |path: &Path| {
+        path == layout.xlogdb()
+            || path == layout.old_xlogdb()
+            || path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+            || path.file_name() == Some("sync-wals.info".as_ref())
+    };
     for (name, path, is_directory) in entries_of(&layout.wals)? {
         match name.parse::<WalFile>() {
             Ok(file @ WalFile::History(_)) if !is_directory => files.push((file, path)),
@@ -244,11 +321,13 @@ pub fn archived_files(layout: &Layout) -> Result<Vec<(WalFile, PathBuf)>, XlogDb
                         {
                             files.push((file, path));
                         }
-                        _ => {}
+                        _ if is_ours(&path) => {}
+                        _ => foreign(path),
                     }
                 }
             }
-            _ => {}
+            _ if is_ours(&path) => {}
+            _ => foreign(path),
         }
     }
     files.sort_by_cached_key(|(file, _)| file.to_string());

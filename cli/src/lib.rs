@@ -128,6 +128,7 @@ fn tell_configuration_warnings(context: &Context, command: &Command) {
         command,
         Command::Cron(_)
             | Command::ArchiveWal(_)
+            | Command::PutWal(_)
             | Command::ReceiveWal(_)
             | Command::GetWal(_)
             | Command::WalArchive(_)

@@ -426,11 +426,32 @@ impl TempFile {
     ///
     /// # Errors
     /// At the first step that fails.
-    pub fn publish_new_unsynced(mut self) -> Result<()> {
+    pub fn publish_new_unsynced(self) -> Result<()> {
+        let path = self.path.clone();
+        match self.try_publish_new_unsynced()? {
+            None => Ok(()),
+            Some(_) => {
+                let source = io::ErrorKind::AlreadyExists.into();
+                Err(DurableError { step: Step::Rename, path, source })
+            }
+        }
+    }
+
+    /// Like [`publish_new_unsynced`](TempFile::publish_new_unsynced), but gives the file back, as it was, when the final path
+    /// exists.
+    ///
+    /// # Errors
+    /// At the first step that fails.
+    pub fn try_publish_new_unsynced(mut self) -> Result<Option<TempFile>> {
         self.sync()?;
-        rename_no_replace(&self.temporary, &self.path)?;
-        self.published = true;
-        Ok(())
+        match rename_no_replace(&self.temporary, &self.path) {
+            Ok(()) => {
+                self.published = true;
+                Ok(None)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Some(self)),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -30,15 +30,20 @@ pub struct HookStop {
 
 /// What is called before and after each file is archived, from one thread, in the order of the files.
 ///
-/// The server's archive lock is held meanwhile, as it is for the whole run; the lock of `xlog.db` never is, so that a hook
-/// that takes its time keeps no reader waiting. A batch of files shares its fsyncs, so the order over a batch is: `before`
-/// for each file, all of them archived and listed durably, `after` for each. Per file it is Barman's: the pre scripts
-/// come before a file is compared or compressed, the post scripts when nothing can undo it any more.
+/// No lock is held meanwhile: a hook that takes its time keeps nobody waiting, and may itself call what archives. A batch of
+/// files shares its fsyncs, so the order over a batch is: `before` for each file, all of them archived and listed durably,
+/// `after` for each. Per file it is Barman's: the pre scripts come before a file is compared or compressed, the post
+/// scripts when nothing can undo it any more.
 ///
 /// To run shell scripts: in `before` run `pre_archive_script`, then `pre_archive_retry_script`, and answer [`HookStop`]
 /// when that exits with 63; in `after` run `post_archive_retry_script`, then `post_archive_script`. `error` is what goes into
 /// `BARMAN_ERROR`.
 pub trait ArchiveHooks {
+    /// Whether there are none, so that nothing has to be let go for them.
+    fn is_empty(&self) -> bool {
+        false
+    }
+
     /// A file is about to be archived.
     ///
     /// # Errors
@@ -55,6 +60,10 @@ pub trait ArchiveHooks {
 pub struct NoHooks;
 
 impl ArchiveHooks for NoHooks {
+    fn is_empty(&self) -> bool {
+        true
+    }
+
     fn before(&self, _file: &HookFile<'_>) -> Result<(), HookStop> {
         Ok(())
     }

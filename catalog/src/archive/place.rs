@@ -226,7 +226,7 @@ fn copy(
 }
 
 /// Compares a file with the one in the archive, both decompressed.
-fn compare(source: &Path, archived: &Path) -> Result<Prepared, PrepareError> {
+pub(super) fn compare(source: &Path, archived: &Path) -> Result<Prepared, PrepareError> {
     let unreadable = |path: &Path, source| WalError::Read { path: path.to_owned(), source };
     let ours = match fs::metadata(source) {
         Ok(metadata) => metadata,

@@ -3,6 +3,7 @@
 //! Usage errors exit with code 2, as Barman's do. Long options may be abbreviated as long as they stay unambiguous.
 
 mod agent;
+mod archive;
 mod backup;
 mod legacy;
 mod multicall;
@@ -21,6 +22,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use agent::AgentArgs;
+pub use archive::{CheckArchivedWalRangeArgs, CheckWalArchiveArgs, PutWalArgs};
 pub use backup::{BackupArgs, ReuseBackup};
 pub use processes::TerminateProcessArgs;
 pub use restore::{RestoreArgs, TablespaceMapping};
@@ -140,6 +142,12 @@ pub enum Command {
     Backup(Box<BackupArgs>),
     /// Check that servers can be backed up and recovered
     Check(CheckArgs),
+    /// Check that no WAL file is missing between two segments
+    CheckArchivedWalRange(CheckArchivedWalRangeArgs),
+    /// Look whether a backup has all its WAL now
+    CheckBackup(BackupIdArgs),
+    /// Check that the WAL archive can be used for a new server
+    CheckWalArchive(CheckWalArchiveArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Do the work of one minute for all servers: archive WAL, keep receivers running, apply retention
@@ -165,6 +173,10 @@ pub enum Command {
     LockDirectoryCleanup,
     /// Write manual pages
     ManPages(ManPagesArgs),
+    /// Receive WAL files from a PostgreSQL host, as a tar stream on standard input
+    PutWal(PutWalArgs),
+    /// Make the list of archived WAL files anew from the files
+    RebuildXlogdb(ServersArgs),
     /// Receive WAL from a server as it is written
     ReceiveWal(ReceiveWalArgs),
     /// Restore a backup to a directory, ready to recover to a chosen moment

@@ -11,6 +11,8 @@ pub mod agent;
 pub mod archive_wal;
 pub mod backup;
 pub mod check;
+pub mod check_backup;
+pub mod check_wal;
 pub(crate) mod connect;
 pub mod cron;
 pub mod delete;
@@ -20,6 +22,8 @@ pub mod get_wal;
 pub mod list_backups;
 pub mod list_servers;
 pub mod processes;
+pub mod put_wal;
+pub mod rebuild_xlogdb;
 pub mod receive_wal;
 mod remote;
 pub mod restore;
@@ -46,6 +50,9 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::ArchiveWal(args) => archive_wal::run(context, args),
         Command::Backup(args) => backup::run(context, args),
         Command::Check(args) => check::run(context, args),
+        Command::CheckArchivedWalRange(args) => check_wal::range(context, args),
+        Command::CheckBackup(args) => check_backup::run(context, args),
+        Command::CheckWalArchive(args) => check_wal::archive(context, args),
         Command::Cron(args) => cron::run(context, args),
         Command::Delete(args) => delete::run(context, args),
         Command::GenerateManifest(args) => generate_manifest::run(context, args),
@@ -53,6 +60,8 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::ListBackups(args) => list_backups::run(context, args),
         Command::ListProcesses(args) => processes::list(context, args),
         Command::LockDirectoryCleanup => processes::clean_locks(context),
+        Command::PutWal(args) => put_wal::run(context, args),
+        Command::RebuildXlogdb(args) => rebuild_xlogdb::run(context, args),
         Command::ReceiveWal(args) => receive_wal::run(context, args),
         Command::Restore(args) => restore::run(context, args),
         Command::ShowBackup(args) => show_backup::run(context, args),

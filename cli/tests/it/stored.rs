@@ -49,6 +49,7 @@ pub(crate) fn archived(home: &Home, files: impl IntoIterator<Item = WalFile>) {
 /// Makes the list of the archive anew.
 pub(crate) fn relist(home: &Home) {
     let layout = layout(home);
+    fs::create_dir_all(&layout.wals).unwrap();
     let entries = xlogdb::scan(&layout).unwrap();
     xlogdb::Locked::acquire(&layout).unwrap().replace(&entries).unwrap();
 }

@@ -1,0 +1,221 @@
+//! What is missing in the archive.
+
+use std::collections::BTreeSet;
+
+use pgwal::{History, Lsn, SegmentName, SegmentSize, TimelineId, WalFile};
+
+use crate::{Layout, wal};
+
+/// Most segments that a range may have, so that a wrong name does not cost an hour: 16 TiB of WAL in the usual segments.
+pub const RANGE_SEGMENTS_MAX: u64 = 1 << 20;
+
+/// Segments that are missing one after another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The first that is missing.
+    pub first: SegmentName,
+    /// The last that is missing.
+    pub last: SegmentName,
+    /// How many there are.
+    pub segments: u64,
+}
+
+impl Gap {
+    /// The segments that are missing, in order.
+    pub fn segments(self, size: SegmentSize) -> impl Iterator<Item = SegmentName> {
+        let last = self.last;
+        std::iter::successors(Some(self.first), move |segment| {
+            segment.next(size).filter(|next| *next <= last)
+        })
+    }
+}
+
+/// A range of segments that can't be looked through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RangeError {
+    /// A name can't belong to a cluster with segments of this size.
+    #[error("no cluster with WAL segments of {size} has a segment {segment}")]
+    Name {
+        /// The segment.
+        segment: SegmentName,
+        /// The size.
+        size: SegmentSize,
+    },
+    /// It is longer than any archive.
+    #[error("there are {segments} segments from {first} to {last}: more than any archive holds")]
+    TooLong {
+        /// The first.
+        first: SegmentName,
+        /// The last.
+        last: SegmentName,
+        /// How many.
+        segments: u64,
+    },
+}
+
+/// The segments from `first` to `last` (of one timeline) that are not in the archive, by looking for each file.
+///
+/// # Errors
+/// When the range makes no sense.
+pub fn missing_between(
+    layout: &Layout,
+    first: SegmentName,
+    last: SegmentName,
+    size: SegmentSize,
+) -> Result<Vec<SegmentName>, RangeError> {
+    let number = |segment: SegmentName| segment.number(size).ok_or(RangeError::Name { segment, size });
+    let segments = number(last)?.saturating_sub(number(first)?).saturating_add(1);
+    if segments > RANGE_SEGMENTS_MAX {
+        return Err(RangeError::TooLong { first, last, segments });
+    }
+    let all = Gap { first, last, segments }.segments(size);
+    Ok(all.filter(|segment| !layout.wal(&WalFile::Segment(*segment)).exists()).collect())
+}
+
+/// The gaps in a set of segments: between the first and the last of each timeline, and where a timeline begins at the end
+/// of another, of which `history` tells. Segments before `from`, by position, are not looked for.
+pub fn gaps_in(
+    present: &BTreeSet<SegmentName>,
+    size: SegmentSize,
+    from: Option<Lsn>,
+    mut history: impl FnMut(TimelineId) -> Option<History>,
+) -> Vec<Gap> {
+    let mut gaps = Vec::new();
+    let mut before: Option<SegmentName> = None;
+    let wanted =
+        |segment: &SegmentName| segment.end_lsn(size).is_some_and(|end| from.is_none_or(|from| end > from));
+    for segment in present.iter().copied().filter(|segment| segment.number(size).is_some()) {
+        let expected = match before {
+            Some(before) if before.timeline() == segment.timeline() => before.next(size),
+            _ => first_of(segment, size, &mut history, from, present),
+        };
+        if let Some(expected) = expected.filter(|expected| *expected < segment) {
+            gaps.extend(gap(expected, segment, size, &wanted));
+        }
+        before = Some(segment);
+    }
+    gaps
+}
+
+/// What a timeline's first segment should be: the one in which it leaves its parent, where the parent's WAL is there.
+fn first_of(
+    segment: SegmentName,
+    size: SegmentSize,
+    history: &mut impl FnMut(TimelineId) -> Option<History>,
+    from: Option<Lsn>,
+    present: &BTreeSet<SegmentName>,
+) -> Option<SegmentName> {
+    let timeline = segment.timeline();
+    let from = from.map(|from| SegmentName::at(timeline, from, size));
+    if timeline == TimelineId::FIRST {
+        return from;
+    }
+    let begin = history(timeline)?.begin()?;
+    let first = SegmentName::at(timeline, begin, size);
+    // Of a timeline whose parent is not archived, only what is there counts.
+    let parent_is_there = present.iter().any(|other| other.timeline() < timeline);
+    if parent_is_there { Some(from.map_or(first, |from| from.max(first))) } else { None }
+}
+
+fn gap(
+    first: SegmentName,
+    present: SegmentName,
+    size: SegmentSize,
+    wanted: &impl Fn(&SegmentName) -> bool,
+) -> Option<Gap> {
+    let last = present.previous(size)?;
+    let mut first = first;
+    while !wanted(&first) {
+        first = first.next(size).filter(|next| *next <= last)?;
+    }
+    let segments = last.number(size)?.checked_sub(first.number(size)?)? + 1;
+    Some(Gap { first, last, segments })
+}
+
+/// Leaves out of gaps what has arrived and is not archived yet.
+pub fn not_on_the_way(layout: &Layout, gaps: Vec<Gap>, size: SegmentSize) -> Vec<Gap> {
+    let mut left = Vec::new();
+    for gap in gaps {
+        // A long gap is one: not each of its files is looked for.
+        if gap.segments > RANGE_SEGMENTS_MAX {
+            left.push(gap);
+            continue;
+        }
+        for segment in gap.segments(size) {
+            if wal::exists(layout, WalFile::Segment(segment)) || is_being_received(layout, segment) {
+                continue;
+            }
+            match left.last_mut() {
+                Some(Gap { last, segments, .. }) if last.next(size) == Some(segment) => {
+                    *last = segment;
+                    *segments += 1;
+                }
+                _ => left.push(Gap { first: segment, last: segment, segments: 1 }),
+            }
+        }
+    }
+    left
+}
+
+fn is_being_received(layout: &Layout, segment: SegmentName) -> bool {
+    layout.streaming.join(WalFile::Partial(segment).to_string()).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: SegmentSize = SegmentSize::MIN;
+
+    fn segment(timeline: u32, number: u64) -> SegmentName {
+        let lsn = Lsn::from_u64(number * SIZE.bytes());
+        SegmentName::at(TimelineId::new(timeline).unwrap(), lsn, SIZE)
+    }
+
+    /// Gaps as timeline, first and last number.
+    #[track_caller]
+    fn check(present: &[(u32, u64)], from: Option<u64>, expected: &[(u32, u64, u64)]) {
+        let present = present.iter().map(|(timeline, number)| segment(*timeline, *number)).collect();
+        let history = |timeline: TimelineId| {
+            let switch = format!("1\t0/{:X}\tno reason\n", 5 * SIZE.bytes() + 64);
+            (timeline.as_u32() == 2).then(|| History::parse(timeline, switch.as_bytes()).unwrap())
+        };
+        let from = from.map(|number| Lsn::from_u64(number * SIZE.bytes() + 40));
+        let found: Vec<_> = gaps_in(&present, SIZE, from, history)
+            .into_iter()
+            .map(|gap| {
+                let number = |segment: SegmentName| segment.number(SIZE).unwrap();
+                assert_eq!(gap.segments, number(gap.last) - number(gap.first) + 1);
+                (gap.first.timeline().as_u32(), number(gap.first), number(gap.last))
+            })
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn gaps_are_between_the_first_and_the_last_of_a_timeline() {
+        check(&[], None, &[]);
+        check(&[(1, 7), (1, 8), (1, 9)], None, &[]);
+        check(&[(1, 7), (1, 9), (1, 13)], None, &[(1, 8, 8), (1, 10, 12)]);
+        check(&[(1, 4095), (1, 4096)], None, &[]);
+        check(&[(1, 4095), (1, 4098)], None, &[(1, 4096, 4097)]);
+    }
+
+    #[test]
+    fn what_no_backup_needs_is_not_missed() {
+        check(&[(1, 1), (1, 5), (1, 9)], Some(7), &[(1, 7, 8)]);
+        check(&[(1, 9)], Some(7), &[(1, 7, 8)]);
+        check(&[(1, 1), (1, 5)], Some(5), &[]);
+    }
+
+    #[test]
+    fn a_timeline_begins_where_its_history_says() {
+        check(&[(1, 3), (1, 4), (2, 5), (2, 6)], None, &[]);
+        check(&[(1, 3), (1, 4), (1, 5), (1, 6), (2, 5)], None, &[]);
+        check(&[(1, 4), (2, 7)], None, &[(2, 5, 6)]);
+        // Neither where nothing is known of it, nor where what it left is not kept.
+        check(&[(1, 4), (3, 7)], None, &[]);
+        check(&[(2, 7)], None, &[]);
+        check(&[(1, 4), (2, 8)], Some(7), &[(2, 7, 7)]);
+    }
+}
