@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use barkeep_catalog::archive::{
-    ArchiveError, ArchiveEvent, ArchiveOptions, ArchiveReport, Origin, Rejection, Verify, archive_wal,
+    ArchiveError, ArchiveEvent, ArchiveHooks, ArchiveOptions, ArchiveReport, NoHooks, Origin, Rejection,
+    Verify, archive_wal_with,
 };
 use barkeep_catalog::inspect::Soundness;
 use barkeep_catalog::lock::LockError;
@@ -13,6 +14,7 @@ use barkeep_transport::codec::{Compression, Level};
 use crate::args::ServerArgs;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
+use crate::hooks::ArchiveScripts;
 
 /// A file younger than this that is not whole yet is probably still being copied: no reason for alarm.
 const STILL_ARRIVING: Duration = Duration::from_secs(60);
@@ -57,7 +59,10 @@ pub fn run(context: &mut Context, args: &ServerArgs) -> Result<(), CommandError>
 pub(super) fn archive(server: &ServerContext, verbosity: Verbosity) -> Result<Outcome, CommandError> {
     let options = options(server)?;
     let mut teller = Teller { server, verbosity, header: None, told: 0 };
-    let outcome = archive_wal(&server.layout(), &options, jiff::Timestamp::now(), |event| teller.tell(event));
+    let scripts = ArchiveScripts::of(server);
+    let hooks = scripts.as_ref().map_or(&NoHooks as &dyn ArchiveHooks, |scripts| scripts);
+    let (layout, now) = (server.layout(), jiff::Timestamp::now());
+    let outcome = archive_wal_with(&layout, &options, now, hooks, |event| teller.tell(event));
     teller.finish();
     match outcome {
         Ok(report) => Ok(Outcome::Ran(report)),

@@ -4,8 +4,10 @@
 //! after it, the script after it. A script's exit code changes nothing. A retried one is run again until it exits with 0,
 //! with [`ABORT_CONTINUE`], or with [`ABORT_STOP`], which stops the event if it has not happened yet.
 //!
-//! Nobody may hold a lock of a server while they run: they may call barkeep.
+//! They may call barkeep, so nobody holds a lock while they run that another command would wait for: what is held at most is
+//! the lock of the one backup that is about to begin or to go, and of the archiving or manual deletion that is under way.
 
+mod archiving;
 mod deletion;
 mod environment;
 mod script;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+pub(crate) use archiving::ArchiveScripts;
 pub(crate) use deletion::DeletionScripts;
 pub(crate) use environment::{Environment, Recovery, WalFacts};
 use script::{Ending, Script};
@@ -41,6 +44,8 @@ const PAUSE_STEP: Duration = Duration::from_millis(100);
 pub(crate) enum Event {
     /// A base backup.
     Backup,
+    /// The archiving of one WAL file.
+    Archive,
     /// The deletion of a backup.
     Delete,
     /// The deletion of one WAL file.
@@ -53,6 +58,7 @@ impl Event {
     fn name(self) -> &'static str {
         match self {
             Event::Backup => "backup",
+            Event::Archive => "archive",
             Event::Delete => "delete",
             Event::WalDelete => "wal_delete",
             Event::Recovery => "recovery",

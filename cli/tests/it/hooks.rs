@@ -336,6 +336,23 @@ fn scripts_are_told_what_barman_tells_them() {
     drop(receiver);
 }
 
+/// What scripts were told, without what differs from file to file: which it is, how large, and how old.
+fn alike(told: &[(String, String)]) -> Vec<(String, String)> {
+    const DIFFERS: [&str; 5] =
+        ["BARMAN_SEGMENT=", "BARMAN_FILE=", "BARMAN_SIZE=", "BARMAN_TIMESTAMP=", "BARMAN_STATUS="];
+    let line = |line: &str| match DIFFERS.iter().find(|key| line.starts_with(*key)) {
+        Some(key) => (*key).to_owned(),
+        None => line.to_owned(),
+    };
+    let text = |text: &str| text.lines().map(line).collect::<Vec<_>>().join("\n");
+    told.iter().map(|(name, told)| (name.clone(), text(told))).collect()
+}
+
+/// The value of a variable in what a script was told.
+fn value<'a>(told: &'a str, key: &str) -> &'a str {
+    told.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or("(none)")
+}
+
 #[test]
 fn scripts_around_deletions_are_told_what_barman_tells_them() {
     testkit::require_pg!(15);
@@ -364,28 +381,14 @@ fn scripts_around_deletions_are_told_what_barman_tells_them() {
     let mut by_barkeep = shared.take_told();
     shared.barkeep(&["delete", "main", "oldest"]);
     by_barkeep.extend(shared.take_told());
-    // Other files are deleted this time: what differs is which, how large and how old.
-    let alike = |told: &[(String, String)]| -> Vec<(String, String)> {
-        let differs =
-            ["BARMAN_SEGMENT=", "BARMAN_FILE=", "BARMAN_SIZE=", "BARMAN_TIMESTAMP=", "BARMAN_STATUS="];
-        let line = |line: &str| match differs.iter().find(|key| line.starts_with(*key)) {
-            Some(key) => (*key).to_owned(),
-            None => line.to_owned(),
-        };
-        let text = |text: &str| text.lines().map(line).collect::<Vec<_>>().join("\n");
-        told.iter().map(|(name, told)| (name.clone(), text(told))).collect()
-    };
     assert_eq!(alike(&by_barkeep), alike(&by_barman));
     for (name, told) in &by_barkeep {
-        let value = |key: &str| told.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         if name.contains("wal_delete") {
-            let segment = value("BARMAN_SEGMENT").unwrap();
-            assert!(
-                value("BARMAN_FILE").unwrap().ends_with(&format!("wals/{}/{segment}", &segment[..16])),
-                "{told}"
-            );
-            assert!(value("BARMAN_TIMESTAMP").unwrap().parse::<f64>().unwrap() > 1e9, "{told}");
-            assert!(value("BARMAN_SIZE").unwrap().parse::<u64>().unwrap() > 0, "{told}");
+            let segment = value(told, "BARMAN_SEGMENT");
+            let path = format!("wals/{}/{segment}", &segment[..16]);
+            assert!(value(told, "BARMAN_FILE").ends_with(&path), "{told}");
+            assert!(value(told, "BARMAN_TIMESTAMP").parse::<f64>().unwrap() > 1e9, "{told}");
+            assert!(value(told, "BARMAN_SIZE").parse::<u64>().unwrap() > 0, "{told}");
         }
     }
     drop(receiver);
@@ -404,4 +407,63 @@ fn a_script_can_keep_a_backup_from_being_deleted() {
     assert!(run.stderr.contains("was not deleted") && run.stderr.contains("returned 63"), "{run:?}");
     assert_eq!(names(home.join("main/base")), [kept.id.to_string()]);
     assert_eq!(told(&place.join("told")), Vec::<String>::new());
+}
+
+#[test]
+fn scripts_around_archiving_are_told_what_barman_tells_them() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    let shared = Shared::new(&["archive"]);
+    let config = shared.barman.config_path().parent().unwrap().join("conf.d/main.conf");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace("streaming_archiver = on", "archiver = on\ncompression = gzip");
+    std::fs::write(&config, text).unwrap();
+    let incoming = shared.barman.server_dir("main").join("incoming");
+    shared.barkeep(&["cron"]);
+    let deliver = || {
+        let segment = shared.cluster.switch_wal();
+        let to = incoming.join(&segment);
+        std::fs::copy(shared.cluster.data_dir().join("pg_wal").join(&segment), &to).unwrap();
+        testkit::unprivileged_user().take_over(&to);
+        segment
+    };
+    let archived =
+        |segment: &str| shared.barman.server_dir("main").join("wals").join(&segment[..16]).join(segment);
+    deliver();
+    shared.barman.run(&["archive-wal", "main"]);
+    let by_barman = shared.take_told();
+    assert_eq!(by_barman.len(), 4, "{by_barman:?}");
+    let segment = deliver();
+    shared.barkeep(&["archive-wal", "main"]);
+    let by_barkeep = shared.take_told();
+    assert_eq!(alike(&by_barkeep), alike(&by_barman));
+    for (name, told) in &by_barkeep {
+        let (path, size) = match name.starts_with("pre") {
+            true => (incoming.join(&segment), 16 << 20),
+            false => (archived(&segment), archived(&segment).metadata().unwrap().len()),
+        };
+        assert_eq!(value(told, "BARMAN_SEGMENT"), segment);
+        assert_eq!(value(told, "BARMAN_FILE"), path.to_str().unwrap());
+        assert_eq!(value(told, "BARMAN_SIZE"), size.to_string(), "{told}");
+        let listed =
+            std::fs::read_to_string(shared.barman.server_dir("main").join("wals/main-xlog.db")).unwrap();
+        assert_eq!(
+            value(told, "BARMAN_TIMESTAMP"),
+            listed.lines().last().unwrap().split('\t').nth(2).unwrap()
+        );
+    }
+}
+
+#[test]
+fn a_script_can_keep_wal_from_being_archived_for_now() {
+    use crate::stored::{archive, deliver, segment};
+    let mut home = crate::stored::home().with("main", "pre_archive_retry_script", "exit 63");
+    let source = deliver(&home, segment(1, 1));
+    let run = home.run(["archive-wal", "main"]).exits_with(1);
+    assert!(run.stderr.contains("returned 63") && run.stderr.contains("nothing is lost"), "{run:?}");
+    assert!(source.exists() && archive(&home).is_empty());
+    home.set("main", "pre_archive_retry_script", "true");
+    home.run(["archive-wal", "main"]).success();
+    assert!(!source.exists());
+    assert_eq!(archive(&home), [segment(1, 1).to_string()]);
 }
