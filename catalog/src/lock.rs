@@ -108,7 +108,10 @@ impl ServerLock {
     }
 
     /// Takes the lock of this file, waiting for it as long as `patience`.
-    pub(crate) fn acquire_path_within(path: &Path, patience: Duration) -> Result<Self, LockError> {
+    ///
+    /// # Errors
+    /// As for [`try_acquire`](Self::try_acquire).
+    pub fn acquire_path_within(path: &Path, patience: Duration) -> Result<Self, LockError> {
         let deadline = Instant::now() + patience;
         loop {
             match Self::acquire_path(path) {

@@ -148,6 +148,11 @@ impl Context {
         Ok(admitted)
     }
 
+    /// All servers in name order, whatever is wrong with them or between them.
+    pub fn all_servers(&self) -> Vec<ServerContext> {
+        self.config.servers.values().map(|config| self.context_of(config)).collect()
+    }
+
     fn admit(&self, config: &ServerConfig, policy: Policy) -> Admission {
         match policy {
             Policy::Query => Admission::Yes,

@@ -105,6 +105,7 @@ from_library_errors! {
     barkeep_catalog::lock::LockError,
     barkeep_catalog::wal::WalError,
     barkeep_catalog::xlogdb::XlogDbError,
+    barkeep_transport::durable::DurableError,
     crate::config::ConfigError,
     pgbase::stream::TakeBackupError,
     pgwal::replication::ConnInfoError,

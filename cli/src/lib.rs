@@ -113,7 +113,7 @@ fn prepare(global: &GlobalArgs, command: &Command, output: &Output) -> Result<Co
     let invoker_home = std::env::var_os("HOME").map(PathBuf::from);
     let path = Config::locate(global.config.as_deref(), invoker_home.as_deref())
         .map_err(|error| CommandError::from(error).hint("name one with -c or BARMAN_CONFIG_FILE"))?;
-    let config = Config::load(&path)?;
+    let config = Config::load(&path, invoker_home.as_deref())?;
     let user = privilege::become_user(&config.global.barman_user, &path)?;
     logging::start(&config.global, global.log_level, global.debug, output);
     let context = Context::new(config, output.clone(), user.home);
@@ -122,7 +122,7 @@ fn prepare(global: &GlobalArgs, command: &Command, output: &Output) -> Result<Co
 }
 
 /// What the configuration says and is not heeded. Commands that run unattended every minute or for every WAL file log
-/// it only.
+/// it only. Keys that are not acted on concern those who act; `check` tells of them as information.
 fn tell_configuration_warnings(context: &Context, command: &Command) {
     let unattended = matches!(
         command,
@@ -133,16 +133,20 @@ fn tell_configuration_warnings(context: &Context, command: &Command) {
             | Command::GetWal(_)
             | Command::WalArchive(_)
     );
-    let mut warnings = context.config().warnings.clone();
+    let tell = |warning: &str, aloud: bool| {
+        if aloud {
+            context.output().warning(warning);
+        } else {
+            tracing::warn!("{}", output::redact(warning));
+        }
+    };
+    for warning in &context.config().warnings {
+        tell(warning, !unattended);
+    }
     let pending: Vec<&str> = context.config().pending.iter().copied().collect();
     if !pending.is_empty() {
-        warnings.push(format!("Configuration keys that barkeep does not act on yet: {}", pending.join(", ")));
-    }
-    for warning in warnings {
-        if unattended {
-            tracing::warn!("{}", output::redact(&warning));
-        } else {
-            context.output().warning(warning);
-        }
+        let warning = format!("Configuration keys that barkeep does not act on yet: {}", pending.join(", "));
+        let acts = matches!(command, Command::Backup(_) | Command::Restore(_) | Command::Delete(_));
+        tell(&warning, acts);
     }
 }

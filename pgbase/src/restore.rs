@@ -23,8 +23,7 @@ pub use execute::{
     RestoreReport, Retry, ShelvedWal, execute,
 };
 pub use facts::{
-    BackupFacts, BackupFormat, RestorePlan, RestoreRequest, STAGED_WAL, TablespaceFacts, TreeCopy, WalPlace,
-    WalSupply,
+    BackupFacts, RestorePlan, RestoreRequest, STAGED_WAL, TablespaceFacts, TreeCopy, WalPlace, WalSupply,
 };
 pub use plan::plan_restore;
 pub use refusal::PlanError;

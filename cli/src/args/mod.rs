@@ -5,6 +5,7 @@
 mod agent;
 mod archive;
 mod backup;
+mod inspect;
 mod legacy;
 mod multicall;
 mod processes;
@@ -24,6 +25,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 pub use agent::AgentArgs;
 pub use archive::{CheckArchivedWalRangeArgs, CheckWalArchiveArgs, PutWalArgs};
 pub use backup::{BackupArgs, ReuseBackup};
+pub use inspect::{ConfigSwitchArgs, ConfigUpdateArgs, DiagnoseArgs};
 pub use processes::TerminateProcessArgs;
 pub use restore::{RestoreArgs, TablespaceMapping};
 pub use setup::{CompletionsArgs, InstallLinksArgs, ManPagesArgs};
@@ -150,12 +152,18 @@ pub enum Command {
     CheckWalArchive(CheckWalArchiveArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
+    /// Lay a model over a server's configuration, or take it away
+    ConfigSwitch(ConfigSwitchArgs),
+    /// Change the configuration of servers and models, all changes or none
+    ConfigUpdate(ConfigUpdateArgs),
     /// Do the work of one minute for all servers: archive WAL, keep receivers running, apply retention
     Cron(CronArgs),
     /// Delete a backup, its incremental descendants, and the WAL that only they needed
     Delete(DeleteArgs),
     /// Make a backup_manifest for a backup that has none
     GenerateManifest(GenerateManifestArgs),
+    /// Print everything that helps to find out what is wrong, as JSON
+    Diagnose(DiagnoseArgs),
     /// Print a WAL file, for a server's restore_command
     GetWal(GetWalArgs),
     /// Make links under Barman's names, which then run barkeep: barman, barman-wal-archive, barman-wal-restore

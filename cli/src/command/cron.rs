@@ -23,6 +23,9 @@ use crate::verdicts::{self, Verdicts};
 /// # Errors
 /// None of its own: each server's trouble is told, and makes the exit code 1.
 pub fn run(context: &mut Context, args: &CronArgs) -> Result<(), CommandError> {
+    if let Err(error) = super::config_update::drain(context) {
+        context.output().error(error.to_string());
+    }
     let launcher = Launcher::new(context, args.keep_descriptors);
     let servers = context.servers(&["all".to_owned()], Policy::Query)?;
     std::thread::scope(|scope| {
@@ -192,7 +195,7 @@ fn stop_receiver(server: &ServerContext, why: &str) -> Result<(), CommandError> 
 }
 
 /// Starts barkeep commands that go on after this process.
-struct Launcher {
+pub(super) struct Launcher {
     program: PathBuf,
     config: PathBuf,
     home: Option<std::ffi::OsString>,
@@ -200,7 +203,7 @@ struct Launcher {
 }
 
 impl Launcher {
-    fn new(context: &Context, keep_descriptors: bool) -> Self {
+    pub(super) fn new(context: &Context, keep_descriptors: bool) -> Self {
         let invoked = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
         // The program may have been replaced since it was started: then its name leads to the new one.
         let program = std::env::current_exe().ok().filter(|path| path.exists()).unwrap_or(invoked);
@@ -212,7 +215,7 @@ impl Launcher {
         }
     }
 
-    fn start_receiver(&self, server: &str) -> Result<(), CommandError> {
+    pub(super) fn start_receiver(&self, server: &str) -> Result<(), CommandError> {
         use std::os::unix::process::CommandExt;
         let mut command = Command::new(&self.program);
         command.arg("-c").arg(&self.config).args(["-q", "receive-wal", server]).stdin(Stdio::null());

@@ -13,10 +13,14 @@ pub mod backup;
 pub mod check;
 pub mod check_backup;
 pub mod check_wal;
+pub mod config_switch;
+pub mod config_update;
+mod config_values;
 pub(crate) mod connect;
 pub mod cron;
 pub mod delete;
 mod deletion;
+pub mod diagnose;
 pub mod generate_manifest;
 pub mod get_wal;
 pub mod list_backups;
@@ -26,6 +30,8 @@ pub mod put_wal;
 pub mod rebuild_xlogdb;
 pub mod receive_wal;
 mod remote;
+mod remote_values;
+mod restart;
 pub mod restore;
 pub(crate) mod setup;
 pub mod show_backup;
@@ -53,9 +59,12 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::CheckArchivedWalRange(args) => check_wal::range(context, args),
         Command::CheckBackup(args) => check_backup::run(context, args),
         Command::CheckWalArchive(args) => check_wal::archive(context, args),
+        Command::ConfigSwitch(args) => config_switch::run(context, args),
+        Command::ConfigUpdate(args) => config_update::run(context, args),
         Command::Cron(args) => cron::run(context, args),
         Command::Delete(args) => delete::run(context, args),
         Command::GenerateManifest(args) => generate_manifest::run(context, args),
+        Command::Diagnose(args) => diagnose::run(context, args),
         Command::GetWal(args) => get_wal::run(context, args),
         Command::ListBackups(args) => list_backups::run(context, args),
         Command::ListProcesses(args) => processes::list(context, args),

@@ -56,6 +56,14 @@ pub const GLOBAL_KEYS: &[&str] = &[
     "log_level",
 ];
 
+/// The keys of servers that are barkeep's own. Barman ignores them with a warning.
+#[rustfmt::skip]
+pub const OWN_KEYS: &[&str] = &[
+    "hook_timeout",
+    "manifest_checksums",
+    "wal_verify",
+];
+
 /// The server key of this name.
 pub fn find(name: &str) -> Option<&'static Key> {
     SERVER_KEYS.binary_search_by(|key| key.name.cmp(name)).ok().map(|index| &SERVER_KEYS[index])
@@ -65,17 +73,17 @@ const fn key(name: &'static str, scope: Scope, kind: Kind, default: &'static str
     Key { name, scope, kind, default, support }
 }
 
-/// All keys of servers, in alphabetical order. `hook_timeout`, `manifest_checksums` and `wal_verify` are barkeep's own; the
-/// others are Barman's.
+/// All keys of servers, in alphabetical order: Barman's and [`OWN_KEYS`]. To add one, give it its line here, a line in
+/// `docs/configuration.md` (a test compares the two), and an accessor on `ServerConfig` where it is acted on.
 #[rustfmt::skip]
 pub const SERVER_KEYS: &[Key] = &[
     key("active", SM, Kind::Boolean, "true", ACTED),
     key("archiver", GSM, Kind::Boolean, "off", ACTED),
     key("archiver_batch_size", GSM, Kind::Natural, "0", ACTED),
     key("autogenerate_manifest", GSM, Kind::Boolean, "false", PENDING),
-    key("aws_await_snapshots_timeout", GSM, Kind::Integer, "3600", PENDING),
+    key("aws_await_snapshots_timeout", GSM, Kind::Natural, "3600", PENDING),
     key("aws_check_object_lock", GSM, Kind::Boolean, "off", PENDING),
-    key("aws_encryption", GSM, Kind::Choice(&["aes256", "aws:kms"]), "", PENDING),
+    key("aws_encryption", GSM, Kind::Word(&["AES256", "aws:kms"]), "", PENDING),
     key("aws_profile", GSM, Kind::Text, "", PENDING),
     key("aws_read_timeout", GSM, Kind::Integer, "", PENDING),
     key("aws_region", GSM, Kind::Text, "", PENDING),
@@ -99,7 +107,7 @@ pub const SERVER_KEYS: &[Key] = &[
     key("bandwidth_limit", GSM, Kind::Text, "", ACTED),
     key("basebackup_retry_sleep", GSM, Kind::Natural, "30", ACTED),
     key("basebackup_retry_times", GSM, Kind::Natural, "0", ACTED),
-    key("basebackups_directory", S, Kind::Text, "", ACTED),
+    key("basebackups_directory", S, Kind::Place, "", ACTED),
     key("check_timeout", GSM, Kind::Natural, "30", ACTED),
     key("cloud_delete_batch_size", GSM, Kind::Integer, "", PENDING),
     key("cloud_staging_directory", GSM, Kind::AbsolutePath, "/tmp/barman/cloud-staging", PENDING),
@@ -110,7 +118,7 @@ pub const SERVER_KEYS: &[Key] = &[
     key("cloud_wal_restore_parallel", GSM, Kind::Integer, "0", PENDING),
     key("cluster", SM, Kind::Text, "", ACTED),
     key("combine_mode", GSM, Kind::Choice(&["copy", "link", "clone", "copy-file-range"]), "copy", PENDING),
-    key("compression", GSM, Kind::Choice(&["none", "gzip", "bzip2", "pigz", "xz", "zstd", "lz4", "snappy", "pygzip", "pybzip2", "custom"]), "", ACTED),
+    key("compression", GSM, Kind::MaybeChoice(&["none", "gzip", "bzip2", "pigz", "xz", "zstd", "lz4", "snappy", "pygzip", "pybzip2", "custom"]), "", ACTED),
     key("compression_level", GSM, Kind::Level, "medium", ACTED),
     key("conninfo", SM, Kind::Text, "", ACTED),
     key("create_slot", GSM, Kind::Choice(&["manual", "auto"]), "manual", ACTED),
@@ -177,7 +185,7 @@ pub const SERVER_KEYS: &[Key] = &[
     key("snapshot_provider", GSM, Kind::Text, "", PENDING),
     key("snapshot_zone", SM, Kind::Text, "", PENDING),
     key("ssh_command", SM, Kind::Text, "", PENDING),
-    key("staging_location", GSM, Kind::Choice(&["local", "remote"]), "local", PENDING),
+    key("staging_location", GSM, Kind::Word(&["local", "remote"]), "local", PENDING),
     key("staging_path", GSM, Kind::AbsolutePath, "", PENDING),
     key("streaming_archiver", GSM, Kind::Boolean, "off", ACTED),
     key("streaming_archiver_batch_size", GSM, Kind::Natural, "0", ACTED),
@@ -190,7 +198,7 @@ pub const SERVER_KEYS: &[Key] = &[
     key("wal_retention_policy", GSM, Kind::Text, "main", ACTED),
     key("wal_streaming_conninfo", SM, Kind::Text, "", ACTED),
     key("wal_verify", GSM, Kind::Choice(&["reject", "warn", "off"]), "warn", ACTED),
-    key("wals_directory", S, Kind::Text, "", ACTED),
+    key("wals_directory", S, Kind::Place, "", ACTED),
     key("warehousepg_dbid", GSM, Kind::Integer, "", PENDING),
     key("worm_mode", GSM, Kind::Boolean, "off", PENDING),
     key("xlogdb_directory", GS, Kind::Text, "", ACTED),
@@ -207,5 +215,6 @@ mod tests {
             assert!(key.kind.parse(key.default).is_ok(), "{}", key.name);
             assert_eq!(find(key.name).map(|found| found.name), Some(key.name));
         }
+        assert!(OWN_KEYS.iter().all(|name| find(name).is_some()));
     }
 }

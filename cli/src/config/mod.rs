@@ -4,10 +4,15 @@
 //! value that can't be read never stops the program: it is named in a warning and the next place is asked. Keys nobody
 //! knows are named in a warning too. Each value remembers the file and line it came from.
 
+mod assemble;
+pub mod edit;
+mod faults;
 pub mod ini;
 pub mod keys;
 mod loader;
+mod model;
 mod server;
+pub mod update;
 pub mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +20,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use ini::{IniError, InterpolationError};
+pub use model::ModelConfig;
 pub use server::{BackupMethod, ServerConfig, Setting};
-pub use value::{Interval, IntervalUnit, Value};
+pub use value::{Interval, IntervalUnit, Kind, Value};
 
 /// The files looked for when none is named, in this order; `~` is the home directory.
 pub const DEFAULT_FILES: [&str; 3] = ["~/.barman.conf", "/etc/barman.conf", "/etc/barman/barman.conf"];
@@ -44,14 +50,16 @@ pub struct Config {
     pub global: Global,
     /// The servers by name.
     pub servers: BTreeMap<String, Arc<ServerConfig>>,
-    /// The models by name, each with the cluster it is for.
-    pub models: BTreeMap<String, String>,
+    /// The models by name.
+    pub models: BTreeMap<String, ModelConfig>,
     /// What was ignored, and why: one sentence each.
     pub warnings: Vec<String>,
     /// Keys that are set and that barkeep does not act on yet.
     pub pending: BTreeSet<&'static str>,
     /// Contradictions between servers (two sharing a directory): every command that touches a server stops on them.
     pub conflicts: Vec<String>,
+    sources: BTreeMap<String, BTreeMap<String, Arc<Path>>>,
+    values: BTreeMap<String, BTreeMap<String, Option<String>>>,
 }
 
 /// What `[barman]` says about the program itself.
@@ -69,10 +77,21 @@ pub struct Global {
     pub log_format: Option<String>,
     /// Where lock files are.
     pub lock_directory: PathBuf,
+    /// The changes that `config-update` has still to make.
+    pub config_changes_queue: PathBuf,
     /// Whether `cron` removes lock files that nobody holds.
     pub lock_directory_cleanup: bool,
     /// The directory whose `*.conf` files are read after the main file.
     pub configuration_files_directory: Option<PathBuf>,
+    /// All that the section says, keys of servers included, as text.
+    pub options: BTreeMap<String, String>,
+}
+
+impl Global {
+    /// The file that `config-update` writes what no other file says into.
+    pub fn auto_file(&self) -> PathBuf {
+        PathBuf::from(format!("{}/{}", self.barman_home.display(), loader::AUTO_FILE))
+    }
 }
 
 /// Why there is no configuration to work with.
@@ -127,10 +146,7 @@ impl Config {
     /// # Errors
     /// When there is none.
     pub fn locate(named: Option<&Path>, home: Option<&Path>) -> Result<PathBuf, ConfigError> {
-        let expand = |path: &Path| match (path.strip_prefix("~"), home) {
-            (Ok(rest), Some(home)) => home.join(rest),
-            _ => path.to_owned(),
-        };
+        let expand = |path: &Path| expand_home(path, home);
         // An empty BARMAN_CONFIG_FILE names nothing.
         if let Some(path) = named.filter(|path| !path.as_os_str().is_empty()) {
             let path = expand(path);
@@ -140,11 +156,42 @@ impl Config {
         candidates.into_iter().find(|path| path.is_file()).ok_or(ConfigError::NotFound)
     }
 
-    /// Reads `path`, the files it includes, and `.barman.auto.conf`.
+    /// Reads `path`, the files it includes, and `.barman.auto.conf`. A `~` stands for `home`.
     ///
     /// # Errors
     /// When a file can't be read or parsed, or the program can't know its home.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        loader::load(path)
+    pub fn load(path: &Path, home: Option<&Path>) -> Result<Self, ConfigError> {
+        loader::load(path, home)
+    }
+
+    /// The file that an option comes from: the last that has it in this section, else the last that has it in
+    /// `[barman]`. `None` when none has it, whether it has a default or not.
+    pub fn file_of(&self, section: &str, key: &str) -> Option<&Path> {
+        let file = |section: &str| self.sources.get(section)?.get(key).map(AsRef::as_ref);
+        file(section).or_else(|| file(loader::GLOBAL_SECTION))
+    }
+
+    /// Whether a file is one that the configuration is read from, or would be if it existed.
+    pub fn is_own_file(&self, path: &Path) -> bool {
+        let read = self.sources.values().flat_map(BTreeMap::values);
+        path == self.global.auto_file() || path == self.path || read.into_iter().any(|file| **file == *path)
+    }
+
+    /// An option of a section as it is written, whatever section it is.
+    pub fn sections_value(&self, section: &str, key: &str) -> Option<String> {
+        self.values.get(section)?.get(key)?.clone()
+    }
+
+    /// Like [`file_of`](Self::file_of), without asking `[barman]`.
+    pub fn file_of_own(&self, section: &str, key: &str) -> Option<&Path> {
+        self.sources.get(section)?.get(key).map(AsRef::as_ref)
+    }
+}
+
+/// A path with a leading `~` replaced.
+fn expand_home(path: &Path, home: Option<&Path>) -> PathBuf {
+    match (path.strip_prefix("~"), home) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
     }
 }

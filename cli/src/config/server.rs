@@ -1,11 +1,13 @@
 //! The configuration of one server: every key with its value and source, and typed accessors for those acted upon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Source;
-use super::value::{Interval, Value};
+use super::assemble::ACTIVE_MODEL_FILE;
+use super::model::ModelConfig;
+use super::value::{Interval, Value, integer};
+use super::{Source, keys};
 
 /// A key's value and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +18,13 @@ pub struct Setting {
     pub value: Value,
     /// Where it came from.
     pub source: Source,
+}
+
+impl Setting {
+    /// Whether it has a value; an empty list is one.
+    pub fn is_set(&self) -> bool {
+        self.value != Value::Unset
+    }
 }
 
 /// How base backups are taken.
@@ -42,6 +51,7 @@ pub struct ServerConfig {
     pub(super) lock_directory: PathBuf,
     pub(super) active_model: Option<String>,
     pub(super) faults: Vec<String>,
+    pub(super) pending: BTreeSet<&'static str>,
 }
 
 impl ServerConfig {
@@ -69,6 +79,25 @@ impl ServerConfig {
     /// The model applied over the section, if any.
     pub fn active_model(&self) -> Option<&str> {
         self.active_model.as_deref()
+    }
+
+    /// The file that names the model in force.
+    pub fn active_model_file(&self) -> PathBuf {
+        self.backup_directory().join(ACTIVE_MODEL_FILE)
+    }
+
+    /// Lays a model's values over the server's.
+    pub(super) fn apply(&mut self, model: &ModelConfig) {
+        for (key, setting) in model.overrides() {
+            self.settings.insert(key, setting.clone());
+        }
+        self.pending.extend(&model.pending);
+        self.active_model = Some(model.name().to_owned());
+    }
+
+    /// The keys that are set for this server, by whichever section, and that are not acted on.
+    pub fn pending(&self) -> &BTreeSet<&'static str> {
+        &self.pending
     }
 
     /// `[barman] barman_home`.
@@ -190,7 +219,12 @@ impl ServerConfig {
 
     /// `bandwidth_limit` in KiB a second; `None` for no limit, and for a value that is not a number.
     pub fn bandwidth_limit_kib(&self) -> Option<u32> {
-        self.text("bandwidth_limit")?.trim().parse().ok().filter(|limit| *limit > 0)
+        u32::try_from(self.bandwidth_limit()?).ok().filter(|limit| *limit > 0)
+    }
+
+    /// `bandwidth_limit` as a number, whether it makes sense or not.
+    pub fn bandwidth_limit(&self) -> Option<i64> {
+        self.text("bandwidth_limit").and_then(integer)
     }
 
     /// `basebackup_retry_times`.
@@ -248,7 +282,7 @@ impl ServerConfig {
 
     /// `minimum_redundancy`; a value that is not a number counts as 0.
     pub fn minimum_redundancy(&self) -> u32 {
-        self.text("minimum_redundancy").and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+        self.text("minimum_redundancy").and_then(integer).and_then(|count| count.try_into().ok()).unwrap_or(0)
     }
 
     /// `retention_policy` as written.
@@ -329,7 +363,11 @@ impl ServerConfig {
 
     fn natural(&self, key: &str) -> Option<u64> {
         match self.setting(key)?.value {
-            Value::Integer(number) => number.try_into().ok(),
+            // A negative number counts as the default; a warning has said so.
+            Value::Integer(number) => {
+                let number: Result<u64, _> = number.try_into();
+                number.ok().or_else(|| keys::find(key)?.default.parse().ok())
+            }
             _ => None,
         }
     }

@@ -22,6 +22,20 @@ pub enum Value {
     List(Vec<String>),
 }
 
+/// The longest interval there is, in days (Python's `timedelta`).
+const MAX_INTERVAL_DAYS: u64 = 999_999_999;
+
+/// What a key without a value (`key =`, `key = None`) means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nothing {
+    /// The key is unset, whatever `[barman]` says.
+    Unset,
+    /// As if the key were not there.
+    Absent,
+    /// A value as wrong as any other.
+    Wrong,
+}
+
 /// How a key's text is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -29,7 +43,7 @@ pub enum Kind {
     Text,
     /// A decimal number.
     Integer,
-    /// A decimal number, zero or more.
+    /// A decimal number that makes sense when it is zero or more. Barman takes any number here.
     Natural,
     /// true/t/yes/1/on or false/f/no/0/off.
     Boolean,
@@ -39,6 +53,10 @@ pub enum Kind {
     Size,
     /// One of these words, in any case.
     Choice(&'static [&'static str]),
+    /// [`Choice`](Self::Choice), or nothing.
+    MaybeChoice(&'static [&'static str]),
+    /// One of these words, as they stand.
+    Word(&'static [&'static str]),
     /// A comma-separated list of these words.
     Choices(&'static [&'static str]),
     /// A comma-separated list of any words.
@@ -47,6 +65,8 @@ pub enum Kind {
     SlotName,
     /// A path that starts at the root.
     AbsolutePath,
+    /// A path, or the address of a place in an object store.
+    Place,
     /// A WAL compression level: a number, or low, medium or high.
     Level,
 }
@@ -96,12 +116,15 @@ pub struct ValueError {
 }
 
 impl Kind {
-    /// Whether a key without a value (`key =`, `key = None`) is as wrong as one with a bad value, rather than unset.
-    pub const fn empty_is_wrong(self) -> bool {
+    /// What a key without a value means.
+    pub const fn nothing(self) -> Nothing {
         match self {
-            Kind::Integer | Kind::Natural | Kind::Boolean | Kind::Choice(_) | Kind::SlotName => true,
-            Kind::List | Kind::AbsolutePath | Kind::Size => true,
-            Kind::Text | Kind::Interval | Kind::Choices(_) | Kind::Level => false,
+            Kind::Integer | Kind::Natural | Kind::Boolean | Kind::Choice(_) | Kind::Word(_) => Nothing::Wrong,
+            Kind::SlotName | Kind::List | Kind::AbsolutePath => Nothing::Wrong,
+            Kind::Interval | Kind::Size => Nothing::Absent,
+            Kind::Text | Kind::Place | Kind::Choices(_) | Kind::MaybeChoice(_) | Kind::Level => {
+                Nothing::Unset
+            }
         }
     }
 
@@ -113,13 +136,9 @@ impl Kind {
         let fail = |expected: &str| Err(ValueError { expected: expected.to_owned() });
         match self {
             Kind::Text => Ok(Value::Text(text.to_owned())),
-            Kind::Integer => match text.trim().parse() {
-                Ok(number) => Ok(Value::Integer(number)),
-                Err(_) => fail("a whole number"),
-            },
-            Kind::Natural => match text.trim().parse() {
-                Ok(number) if number >= 0 => Ok(Value::Integer(number)),
-                _ => fail("a whole number, zero or more"),
+            Kind::Integer | Kind::Natural => match integer(text) {
+                Some(number) => Ok(Value::Integer(number)),
+                None => fail("a whole number"),
             },
             Kind::Boolean => match text.to_lowercase().as_str() {
                 "true" | "t" | "yes" | "1" | "on" => Ok(Value::Boolean(true)),
@@ -134,24 +153,32 @@ impl Kind {
                 || fail("a number with an optional k, Ki, M, Mi, G, Gi, T or Ti"),
                 |bytes| Ok(Value::Size(bytes)),
             ),
-            Kind::Choice(words) => {
-                let lower = text.trim().to_lowercase();
+            Kind::Choice(words) | Kind::MaybeChoice(words) => {
+                let lower = text.to_lowercase();
                 if words.contains(&lower.as_str()) {
                     Ok(Value::Text(lower))
                 } else {
-                    fail(&format!("one of {}", words.join(", ")))
+                    fail(&one_of(words, text))
                 }
             }
+            Kind::Word(words) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
+            Kind::Word(words) => fail(&one_of(words, text)),
             Kind::Choices(words) => {
-                let list = split_list(&text.to_lowercase());
-                if list.iter().all(|word| words.contains(&word.as_str())) {
-                    Ok(Value::List(list))
+                let mut list: Vec<String> =
+                    text.to_lowercase().split(',').map(|word| word.trim().to_owned()).collect();
+                list.sort();
+                list.dedup();
+                let opposite = |word: &String| CONFLICT.contains(&word.as_str());
+                if let Some(wrong) = list.iter().find(|word| !words.contains(&word.as_str())) {
+                    fail(&format!("a comma-separated list: {}", one_of(words, wrong)))
+                } else if list.iter().filter(|word| opposite(word)).count() > 1 {
+                    fail(&format!("{} or {}, not both", CONFLICT[0], CONFLICT[1]))
                 } else {
-                    fail(&format!("a comma-separated list of {}", words.join(", ")))
+                    Ok(Value::List(list))
                 }
             }
-            Kind::List if text.is_empty() => fail("a comma-separated list"),
-            Kind::List => Ok(Value::List(split_list(text))),
+            Kind::List if text.split(',').any(str::is_empty) => fail("a comma-separated list"),
+            Kind::List => Ok(Value::List(text.split(',').map(str::to_owned).collect())),
             Kind::SlotName => {
                 let lower = text.to_lowercase();
                 let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
@@ -163,14 +190,60 @@ impl Kind {
             }
             Kind::AbsolutePath if text.starts_with('/') => Ok(Value::Text(text.to_owned())),
             Kind::AbsolutePath => fail("an absolute path"),
-            Kind::Level => match text.trim().to_lowercase().as_str() {
+            Kind::Place if text.contains("://") && !is_object_store(text) => {
+                fail("a path, or the address of a place in S3, Google Cloud Storage or Azure Blob Storage")
+            }
+            Kind::Place => Ok(Value::Text(text.to_owned())),
+            Kind::Level => match text.to_lowercase().as_str() {
                 word @ ("low" | "medium" | "high") => Ok(Value::Text(word.to_owned())),
                 other => match other.parse() {
-                    Ok(number) => Ok(Value::Integer(number)),
-                    Err(_) => fail("low, medium, high or a whole number"),
+                    Ok(number) if !other.starts_with('+') => Ok(Value::Integer(number)),
+                    _ => fail("low, medium, high or a whole number"),
                 },
             },
         }
+    }
+}
+
+/// Options that contradict each other within one list.
+const CONFLICT: [&str; 2] = ["concurrent_backup", "exclusive_backup"];
+
+/// "one of a, b, c", and which of them may have been meant.
+fn one_of(words: &[&str], written: &str) -> String {
+    let guess = nearest(written, words.iter().copied()).map(|word| format!("; did you mean \"{word}\"?"));
+    format!("one of {}{}", words.join(", "), guess.unwrap_or_default())
+}
+
+/// How alike two words have to be for one to be a slip of the pen for the other, of 1.
+const ALIKE: f64 = 0.8;
+
+/// The word that was probably meant by one that is not among them.
+pub fn nearest<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let written = written.to_lowercase();
+    let alike = words.into_iter().map(|word| (strsim::jaro_winkler(&written, word), word));
+    alike.filter(|(alike, _)| *alike >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, word)| word)
+}
+
+/// A number as Python's `int` reads it: spaces around it, a sign, underscores between digits.
+pub fn integer(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let plain = digits.split('_').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+    if !plain {
+        return None;
+    }
+    let number: i64 = digits.replace('_', "").parse().ok()?;
+    Some(if text.starts_with('-') { -number } else { number })
+}
+
+/// Whether an address leads to one of the object stores that Barman knows.
+fn is_object_store(address: &str) -> bool {
+    let Some((scheme, rest)) = address.split_once("://") else { return false };
+    let host = rest.split(['/', '?']).next().unwrap_or_default();
+    match scheme {
+        "s3" | "gs" => true,
+        "https" | "http" => host.ends_with(".blob.core.windows.net") || host == "console.cloud.google.com",
+        _ => false,
     }
 }
 
@@ -184,10 +257,6 @@ pub fn strip_quotes(text: &str) -> &str {
         }
     }
     text
-}
-
-fn split_list(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 fn parse_interval(text: &str) -> Option<Interval> {
@@ -206,7 +275,8 @@ fn parse_interval(text: &str) -> Option<Interval> {
         "month" => IntervalUnit::Month,
         _ => return None,
     };
-    Some(Interval { count: digits.parse().ok()?, unit })
+    let interval = Interval { count: digits.parse().ok()?, unit };
+    (interval.duration().as_secs() / 86_400 <= MAX_INTERVAL_DAYS).then_some(interval)
 }
 
 fn parse_size(text: &str) -> Option<u64> {
@@ -295,12 +365,30 @@ mod tests {
         refuses(Kind::SlotName, &["", "a-b", "a b"]);
         accepts(Kind::Choice(&["rsync", "postgres"]), "Postgres", Value::Text("postgres".into()));
         refuses(Kind::Choice(&["rsync", "postgres"]), &["", "tar"]);
-        accepts(Kind::Choices(&["get-wal"]), "Get-WAL,", Value::List(vec!["get-wal".into()]));
-        refuses(Kind::Choices(&["get-wal"]), &["get-wal, put-wal"]);
+        accepts(Kind::Choices(&["get-wal"]), "Get-WAL, get-wal", Value::List(vec!["get-wal".into()]));
+        refuses(Kind::Choices(&["get-wal"]), &["get-wal, put-wal", "get-wal,"]);
+        refuses(Kind::Choices(&CONFLICT), &["exclusive_backup, concurrent_backup"]);
+        accepts(Kind::List, "a, b", Value::List(vec!["a".into(), " b".into()]));
+        refuses(Kind::List, &["", "a,"]);
+        refuses(Kind::Word(&["local"]), &["Local", ""]);
+        accepts(Kind::Place, "s3://bucket/x", Value::Text("s3://bucket/x".into()));
+        refuses(Kind::Place, &["ftp://x/y", "https://example.com/x"]);
         refuses(Kind::AbsolutePath, &["", "tmp", "~/x"]);
         accepts(Kind::Level, "High", Value::Text("high".into()));
         accepts(Kind::Level, "-3", Value::Integer(-3));
-        refuses(Kind::Natural, &["-1", "", "x"]);
+        accepts(Kind::Natural, " +1_000 ", Value::Integer(1000));
+        accepts(Kind::Natural, "-1", Value::Integer(-1));
+        refuses(Kind::Natural, &["", "x", "1.5", "_1", "1__0", "99999999999999999999"]);
+    }
+
+    #[test]
+    fn slips_of_the_pen_are_recognised() {
+        let words = ["conninfo", "compression", "archiver", "streaming_archiver"];
+        assert_eq!(nearest("coninfo", words), Some("conninfo"));
+        assert_eq!(nearest("compresion", words), Some("compression"));
+        assert_eq!(nearest("zebra", words), None);
+        let error = Kind::Choice(&["rsync", "postgres"]).parse("postgre").unwrap_err();
+        assert_eq!(error.to_string(), "expected one of rsync, postgres; did you mean \"postgres\"?");
     }
 
     #[test]

@@ -100,6 +100,14 @@ impl Output {
         }
     }
 
+    /// Tells the answer itself, which is text already, passwords blotted out. It does not go into the log.
+    pub(crate) fn answer(&self, text: &str) {
+        match self.style().format {
+            Format::Console => self.to_stdout(&format!("{text}\n")),
+            Format::Json => self.collect("_INFO", text),
+        }
+    }
+
     /// Tells a warning: something is odd, the command goes on.
     pub fn warning(&self, line: impl AsRef<str>) {
         let line = redact(line.as_ref());
@@ -214,7 +222,8 @@ fn write_quietly(stream: &mut impl Write, text: &str) {
     let _ = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
 }
 
-fn redact_json(value: &mut Value) {
+/// Blots out the passwords in a value.
+pub(crate) fn redact_json(value: &mut Value) {
     match value {
         Value::String(text) => *text = redact(text),
         Value::Array(values) => values.iter_mut().for_each(redact_json),

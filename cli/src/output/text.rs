@@ -74,6 +74,39 @@ pub fn json(value: &Value, text: &mut String) {
     }
 }
 
+/// Appends a value as Python's `json.dumps(value, sort_keys=True, indent=4)` writes it, `depth` levels deep.
+pub fn json_indented(value: &Value, depth: usize, text: &mut String) {
+    let line = |text: &mut String, depth: usize| {
+        text.push('\n');
+        text.extend(std::iter::repeat_n("    ", depth));
+    };
+    match value {
+        Value::Array(values) if !values.is_empty() => {
+            for (index, value) in values.iter().enumerate() {
+                text.push_str(if index == 0 { "[" } else { "," });
+                line(text, depth + 1);
+                json_indented(value, depth + 1, text);
+            }
+            line(text, depth);
+            text.push(']');
+        }
+        Value::Object(map) if !map.is_empty() => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| *key);
+            for (index, (key, value)) in entries.into_iter().enumerate() {
+                text.push_str(if index == 0 { "{" } else { "," });
+                line(text, depth + 1);
+                json_string(key, text);
+                text.push_str(": ");
+                json_indented(value, depth + 1, text);
+            }
+            line(text, depth);
+            text.push('}');
+        }
+        other => json(other, text),
+    }
+}
+
 fn json_string(string: &str, text: &mut String) {
     text.push('"');
     for c in string.chars() {
@@ -130,6 +163,24 @@ mod tests {
         );
         let expected = r#"{"a": "x\n\u00e9\ud83d\ude00\u007f\"", "b": [1, null, true], "c": {}}"#;
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn indented_json_as_python_writes_it() {
+        let mut text = String::new();
+        json_indented(&serde_json::json!({"b": [1, {}], "a": {"c": []}}), 0, &mut text);
+        let lines = [
+            "{",
+            "    \"a\": {",
+            "        \"c\": []",
+            "    },",
+            "    \"b\": [",
+            "        1,",
+            "        {}",
+            "    ]",
+            "}",
+        ];
+        assert_eq!(text, lines.join("\n"));
     }
 
     proptest! {

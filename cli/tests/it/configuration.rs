@@ -31,14 +31,20 @@ fn what_is_not_heeded_is_told_once() {
         .server("main", "host=x")
         .with("main", "bogus", "1")
         .with("main", "check_timeout", "soon")
-        .with("main", "parallel_jobs", "4")
+        .with("main", "custom_compression_magic", "0x28b52ffd")
         .with("main", "ssh_command", "ssh postgres@pg");
     let run = home.run(["list-servers"]).success();
     let told: Vec<&str> = run.stderr.lines().collect();
-    assert_eq!(told.len(), 3, "{run:#?}");
+    assert_eq!(told.len(), 2, "{run:#?}");
     assert_eq!(told[0], "WARNING: Invalid configuration option \"bogus\" in [main] section.");
     assert!(told[1].contains("'soon' for key check_timeout in [main]"), "{run:#?}");
-    assert!(told[2].ends_with("parallel_jobs, ssh_command"), "{run:#?}");
+    // Keys without effect are for those who act.
+    assert!(home.log().contains("barkeep does not act on yet: "), "{}", home.log());
+    let run = home.run(["delete", "main", "latest"]).exits_with(1);
+    assert!(
+        run.stderr.contains("WARNING: Configuration keys that barkeep does not act on yet: "),
+        "{run:#?}"
+    );
 }
 
 #[test]
@@ -113,4 +119,65 @@ fn a_log_that_cannot_be_written_stops_nothing() {
     );
     let run = home.run(["list-servers"]).success();
     assert!(run.stderr.starts_with("WARNING: cannot write log_file /proc/nowhere/barman.log"), "{run:#?}");
+}
+
+#[test]
+fn the_manual_has_every_key() {
+    let manual = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let manual = std::fs::read_to_string(manual).unwrap();
+    let row = |key: &str| {
+        manual.lines().filter(|line| line.starts_with(&format!("| `{key}` |"))).collect::<Vec<_>>()
+    };
+    for key in barkeep::config::keys::GLOBAL_KEYS {
+        assert_eq!(row(key).len(), 1, "{key}");
+    }
+    for key in barkeep::config::keys::SERVER_KEYS {
+        let rows = row(key.name);
+        assert_eq!(rows.len(), 1, "{} needs one row in docs/configuration.md", key.name);
+        let cells: Vec<&str> = rows[0].split('|').map(str::trim).collect();
+        let scope = match (key.scope.global, key.scope.model) {
+            (true, true) => "G S M",
+            (true, false) => "G S",
+            (false, true) => "S M",
+            (false, false) => "S",
+        };
+        assert_eq!(cells[2], scope, "{}", key.name);
+        if !key.default.is_empty() {
+            assert_eq!(cells[4], format!("`{}`", key.default), "{}", key.name);
+        }
+        assert!(cells[5].len() > 3, "{}", key.name);
+        let own = barkeep::config::keys::OWN_KEYS.contains(&key.name);
+        assert_eq!(cells[5].starts_with("(barkeep)"), own, "{}", key.name);
+    }
+}
+
+#[test]
+fn a_slip_of_the_pen_is_answered_with_the_key_that_was_meant() {
+    let home = Home::new().server("main", "host=x").with("main", "streming_archiver", "on").with(
+        "barman",
+        "minimum_redundency",
+        "1",
+    );
+    let run = home.run(["list-servers"]).success();
+    assert!(
+        run.stderr.contains("\"streming_archiver\" in [main] section. Did you mean \"streaming_archiver\"?"),
+        "{run:#?}"
+    );
+    assert!(run.stderr.contains("Did you mean \"minimum_redundancy\"?"), "{run:#?}");
+    let home = home.with("main", "backup_method", "postgress");
+    let run = home.run(["list-servers"]);
+    assert!(run.stderr.contains("did you mean \"postgres\"?"), "{run:#?}");
+}
+
+#[test]
+fn an_include_may_repeat_the_global_section_and_not_change_it() {
+    let home = Home::new();
+    let includes = home.join("conf.d");
+    std::fs::create_dir(&includes).unwrap();
+    let home = home.with("barman", "configuration_files_directory", includes.to_str().unwrap());
+    let same = format!("[barman]\nbarman_home = {}\n[more]\nconninfo = host=x\n", home.path().display());
+    std::fs::write(includes.join("more.conf"), same).unwrap();
+    assert_eq!(home.run(["list-servers", "--minimal"]).success().stdout, "more\n");
+    std::fs::write(includes.join("more.conf"), "[barman]\ncompression = gzip\n").unwrap();
+    home.run(["list-servers"]).fails_with_one_line(1, &["more.conf", "[barman]"]);
 }

@@ -3,7 +3,7 @@
 mod newest;
 mod receive;
 mod slot;
-mod stop;
+pub(super) mod stop;
 
 use std::path::Path;
 

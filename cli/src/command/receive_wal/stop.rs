@@ -4,7 +4,7 @@ use crate::command::processes;
 use crate::context::ServerContext;
 use crate::error::CommandError;
 
-pub(super) fn run(server: &ServerContext) -> Result<(), CommandError> {
+pub(in crate::command) fn run(server: &ServerContext) -> Result<(), CommandError> {
     let name = server.name();
     let running = server.catalog().processes()?.into_iter().find(|process| process.task == "receive-wal");
     let Some(process) = running else {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::wal::is_segment;
 use super::{Line, Lines, Perf};
 use crate::archive_stats::{ArchiveStats, WalOfBackup};
+use crate::command::shown::since;
 use crate::config::Interval;
 use crate::context::ServerContext;
 use crate::output::text::{duration, size_u64};
@@ -89,7 +90,7 @@ pub(super) fn lines(lines: &mut Lines, server: &ServerContext, home: &Home, now:
         });
     }
     let newest = backups.iter().rev().find(|backup| backup.status.is_usable());
-    let age = newest.and_then(|backup| backup.end_time.as_ref()).map(|end| age(end.timestamp(), now));
+    let age = newest.and_then(|backup| backup.end_time.as_ref()).map(|end| since(end.timestamp(), now));
     backup_age(lines, config.last_backup_maximum_age(), age);
     let bytes = newest.and_then(|backup| backup.size).unwrap_or(0);
     match config.last_backup_minimum_size() {
@@ -154,9 +155,4 @@ fn wal_age(lines: &mut Lines, limit: Option<Interval>, age: Option<Duration>) {
             lines.put(NAME, age <= limit.duration(), hint);
         }
     }
-}
-
-/// How long ago a moment was; nothing for one still to come.
-fn age(moment: Timestamp, now: Timestamp) -> Duration {
-    Duration::try_from(now.duration_since(moment)).unwrap_or_default()
 }
