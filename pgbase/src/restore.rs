@@ -23,7 +23,8 @@ pub use execute::{
     RestoreReport, Retry, ShelvedWal, execute,
 };
 pub use facts::{
-    BackupFacts, RestorePlan, RestoreRequest, STAGED_WAL, TablespaceFacts, TreeCopy, WalPlace, WalSupply,
+    BackupFacts, BackupFormat, RestorePlan, RestoreRequest, STAGED_WAL, TablespaceFacts, TreeCopy, WalPlace,
+    WalSupply,
 };
 pub use plan::plan_restore;
 pub use refusal::PlanError;

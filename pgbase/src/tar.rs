@@ -68,6 +68,8 @@ pub struct Entry {
     pub name: EntryName,
     /// What it is.
     pub kind: EntryKind,
+    /// Its permission bits on the server.
+    pub mode: u32,
 }
 
 /// The kinds of member that a base backup has.
@@ -337,9 +339,11 @@ fn parse_header(header: &[u8; BLOCK_BYTES]) -> Result<Entry, TarError> {
     }
     let name = if is_file { EntryName::file(raw)? } else { EntryName::directory(raw)? };
     let bytes = number("size", &header[field::SIZE])?;
+    // Seven octal digits at most, cut to what permissions are.
+    let mode = (number("mode", &header[field::MODE])? & 0o777) as u32;
     if is_file {
         return match bytes {
-            0..=MAX_FILE_BYTES => Ok(Entry { name, kind: EntryKind::File { bytes } }),
+            0..=MAX_FILE_BYTES => Ok(Entry { name, kind: EntryKind::File { bytes }, mode }),
             _ => Err(TarError::TooLarge { name, bytes }),
         };
     }
@@ -347,12 +351,13 @@ fn parse_header(header: &[u8; BLOCK_BYTES]) -> Result<Entry, TarError> {
         return Err(TarError::Unsized { name, bytes });
     }
     match type_flag {
-        b'5' => Ok(Entry { name, kind: EntryKind::Directory }),
+        b'5' => Ok(Entry { name, kind: EntryKind::Directory, mode }),
         b'2' => {
             let target = text(&header[field::LINK]);
             match name.tablespace_oid() {
                 Some(oid) => {
-                    Ok(Entry { name, kind: EntryKind::TablespaceLink { oid, target: target.to_vec() } })
+                    let kind = EntryKind::TablespaceLink { oid, target: target.to_vec() };
+                    Ok(Entry { name, kind, mode })
                 }
                 None => Err(TarError::Link { name, target: printable(target) }),
             }

@@ -20,6 +20,7 @@ mod get_wal;
 mod health;
 mod hooks;
 mod inspection;
+mod packed_backups;
 mod pitr;
 mod processes;
 mod put_wal;

@@ -9,17 +9,19 @@ mod prune;
 mod space;
 #[cfg(test)]
 mod tests;
+mod unpack;
 mod workers;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::facts::{RestorePlan, STAGED_WAL, WalPlace};
+use super::facts::{BackupFormat, RestorePlan, STAGED_WAL, WalPlace};
 use super::tree::{DataRules, Listing, PG_CONTROL, list};
 use super::wal_copy::mark_archived;
 use crate::copy::{CopyMethod, Directory, Owner};
 use crate::recovery::{ConfigChange, ConfigNote, SettingsError};
+use crate::tar::TarError;
 use ground::{Ground, Root};
 
 pub use old_wal::ShelvedWal;
@@ -226,6 +228,14 @@ pub enum RestoreError {
         /// Where it should have been.
         path: PathBuf,
     },
+    /// An archive is not as PostgreSQL makes them, or cut off.
+    #[error("{path:?} can't be unpacked")]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong.
+        source: TarError,
+    },
     /// A tablespace link that the backup's record knows nothing of: its files would be missing.
     #[error("{path:?} links to a tablespace that the backup's record does not list")]
     UnknownTablespace {
@@ -285,56 +295,49 @@ fn restore(
     ground: &mut Ground,
 ) -> Result<RestoreReport, RestoreError> {
     observer.event(RestoreEvent::Phase(Phase::Listing));
-    let (sources, mut listings) = list_sources(plan)?;
-    let data_listing = listings.first().ok_or_else(|| no_control(plan))?;
-    let control_mode = data_listing.control.ok_or_else(|| no_control(plan))?;
-
-    for (source, tree) in sources.iter().zip(&plan.trees) {
-        let mode = source.stat().map_err(|error| RestoreError::read(&tree.from, error))?.st_mode;
-        ground.claim(&tree.to, super::tree::directory_mode(mode & 0o777), plan.delta)?;
+    let mut content = Content::open(plan)?;
+    for (tree, mode) in plan.trees.iter().zip(content.modes(plan)?) {
+        ground.claim(&tree.to, mode, plan.delta)?;
     }
-    over::check(ground, &sources)?;
+    over::check(ground, &content.sources)?;
     ground.mark(&plan.backup.id)?;
     let mut delta = None;
     if ground.is_in_use() {
-        over::check(ground, &sources)?;
+        over::check(ground, &content.sources)?;
         ground.disarm(&[Path::new(PG_CONTROL), Path::new(CONTROL_IN_WAITING)])?;
-        delta = Some(over::clear_the_way(plan, &listings, ground)?);
+        delta = Some(over::clear_the_way(plan, &content.listings, ground)?);
     }
-    let wal_directory = make_directories(plan, &listings, ground, options.owner)?;
+    let wal_directory = make_directories(plan, &content.listings, ground, options.owner)?;
     if plan.wal_place == WalPlace::PgWal {
         // Before the WAL itself: what an interrupted restore has placed is then not taken for the old server's.
         mark_all_archived(plan, &wal_directory, options.owner)?;
     }
     let method = CopyMethod::default();
-    space::check(plan, &listings, &sources, ground, &method)?;
+    space::check(plan, &content.listings, &content.sources, ground, &method)?;
 
     observer.event(RestoreEvent::Phase(Phase::Copying));
-    let mut report = RestoreReport {
-        files: listings.iter().map(|listing| listing.files.len() as u64).sum(),
-        bytes: listings.iter().flat_map(|listing| &listing.files).map(|file| file.size).sum(),
-        wal_files: plan.wal.len() as u64,
-        strangers: listings.iter_mut().flat_map(|listing| std::mem::take(&mut listing.strangers)).collect(),
-        ..RestoreReport::default()
-    };
+    let mut report = content.report(plan);
     observer.event(RestoreEvent::Total {
         files: report.files,
         bytes: report.bytes.saturating_add(space::wal_bytes(plan)),
         wal_files: report.wal_files,
     });
-    let files = listings.into_iter().flat_map(|listing| listing.files).collect();
-    let written = workers::copy_all(
-        &workers::Work {
-            plan,
-            sources: &sources,
-            ground,
-            wal_directory: &wal_directory,
-            method: &method,
-            options,
-            observer,
-        },
-        files,
-    )?;
+    let mut written = 0;
+    if !content.archives.is_empty() {
+        let unpacked = unpack::unpack_all(plan, &content.archives, ground, options, observer)?;
+        (report.files, report.bytes, written) = (unpacked.files, unpacked.bytes, unpacked.bytes);
+    }
+    let files = content.take_files();
+    let work = workers::Work {
+        plan,
+        sources: &content.sources,
+        ground,
+        wal_directory: &wal_directory,
+        method: &method,
+        options,
+        observer,
+    };
+    written += workers::copy_all(&work, files)?;
     report.shared = method.shares_blocks();
     report.delta = delta.map(|delta| DeltaReport { written, ..delta });
 
@@ -346,8 +349,12 @@ fn restore(
         let made = data.directory.create_link(&link, location, options.owner);
         made.map_err(|source| RestoreError::write(&data.path.join(&link), source))?;
     }
-    configure::configure(plan, &sources[0], data, options.owner, &mut report)?;
-    place_control(plan, &sources[0], data, control_mode, options.owner)?;
+    // What came out of an archive is read where it is now.
+    let inherited = content.sources.first().unwrap_or(&data.directory);
+    configure::configure(plan, inherited, data, options.owner, &mut report)?;
+    if let (Some(source), Some(mode)) = (content.sources.first(), content.control_mode) {
+        place_control(plan, source, data, mode, options.owner)?;
+    }
 
     observer.event(RestoreEvent::Phase(Phase::Syncing));
     ground.sync_file_systems(&wal_directory)?;
@@ -356,6 +363,64 @@ fn restore(
     }
     ground.finish(Path::new(CONTROL_IN_WAITING), Path::new(PG_CONTROL))?;
     Ok(report)
+}
+
+/// The backup, open: directories with what is in them, or archives.
+#[derive(Debug, Default)]
+struct Content {
+    sources: Vec<Directory>,
+    listings: Vec<Listing>,
+    control_mode: Option<u32>,
+    archives: Vec<unpack::Archive>,
+}
+
+impl Content {
+    fn open(plan: &RestorePlan) -> Result<Self, RestoreError> {
+        if plan.backup.format == BackupFormat::Tar {
+            let archives = plan.trees.iter().map(unpack::Archive::open).collect::<Result<Vec<_>, _>>()?;
+            let listings = plan.trees.iter().map(|_| Listing::default()).collect();
+            return Ok(Content { archives, listings, ..Content::default() });
+        }
+        let (sources, listings) = list_sources(plan)?;
+        let control_mode = listings.first().and_then(|listing| listing.control);
+        control_mode.ok_or_else(|| no_control(plan))?;
+        Ok(Content { sources, listings, control_mode, archives: Vec::new() })
+    }
+
+    /// The mode of each tree's own directory.
+    fn modes(&self, plan: &RestorePlan) -> Result<Vec<u32>, RestoreError> {
+        if self.sources.is_empty() {
+            return Ok(vec![PRIVATE_DIRECTORY; plan.trees.len()]);
+        }
+        let pairs = self.sources.iter().zip(&plan.trees);
+        pairs
+            .map(|(source, tree)| {
+                let mode = source.stat().map_err(|error| RestoreError::read(&tree.from, error))?.st_mode;
+                Ok(super::tree::directory_mode(mode & 0o777))
+            })
+            .collect()
+    }
+
+    /// What is known before anything was copied.
+    fn report(&mut self, plan: &RestorePlan) -> RestoreReport {
+        let files = || self.listings.iter().flat_map(|listing| &listing.files);
+        let listed: u64 = files().map(|file| file.size).sum();
+        RestoreReport {
+            files: files().count() as u64,
+            bytes: listed + self.archives.iter().map(|archive| archive.stored_bytes).sum::<u64>(),
+            wal_files: plan.wal.len() as u64,
+            strangers: self
+                .listings
+                .iter_mut()
+                .flat_map(|listing| std::mem::take(&mut listing.strangers))
+                .collect(),
+            ..RestoreReport::default()
+        }
+    }
+
+    fn take_files(&mut self) -> Vec<super::tree::FileJob> {
+        std::mem::take(&mut self.listings).into_iter().flat_map(|listing| listing.files).collect()
+    }
 }
 
 fn no_control(plan: &RestorePlan) -> RestoreError {
@@ -429,6 +494,11 @@ fn mark_all_archived(plan: &RestorePlan, wal: &Root, owner: Option<Owner>) -> Re
     Ok(())
 }
 
+/// The name that the backup's manifest gets in the restored cluster, as Barman has it.
+fn manifest_aside(plan: &RestorePlan) -> String {
+    format!("{MANIFEST}.{}", plan.backup.id)
+}
+
 /// Copies pg_control under a name that no server looks for, and puts the backup's manifest aside.
 fn place_control(
     plan: &RestorePlan,
@@ -448,7 +518,7 @@ fn place_control(
         to: data.path.join(PG_CONTROL),
         source,
     })?;
-    let aside = format!("{MANIFEST}.{}", plan.backup.id);
+    let aside = manifest_aside(plan);
     match data.directory.rename(Path::new(MANIFEST), Path::new(&aside)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(RestoreError::write(&data.path.join(aside), error))

@@ -28,10 +28,22 @@ pub struct BackupFacts {
     pub end_time: Option<PgTimestamp>,
     /// The cluster's segment size.
     pub segment_size: SegmentSize,
+    /// How the copies are stored.
+    pub format: BackupFormat,
     /// The copy of the data directory.
     pub data: PathBuf,
     /// The tablespaces outside the data directory.
     pub tablespaces: Vec<TablespaceFacts>,
+}
+
+/// How the data directory and tablespaces of a backup are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BackupFormat {
+    /// Each as a directory.
+    #[default]
+    Plain,
+    /// Each as a tar archive of PostgreSQL's kind, compressed or not: `pg_basebackup --format=tar`.
+    Tar,
 }
 
 /// A tablespace of the backup.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use pgwal::{History, Lsn, SegmentSize, TimelineId};
 
-use super::{AvailableWal, BackupFacts};
+use super::{AvailableWal, BackupFacts, BackupFormat};
 
 /// A backup from 0/2000028 to 0/3000100 on timeline 1.
 pub(super) fn backup() -> BackupFacts {
@@ -16,6 +16,7 @@ pub(super) fn backup() -> BackupFacts {
         end: Lsn::from_u64(0x300_0100),
         end_time: None,
         segment_size: SegmentSize::DEFAULT,
+        format: BackupFormat::Plain,
         data: PathBuf::from("/backup/data"),
         tablespaces: Vec::new(),
     }

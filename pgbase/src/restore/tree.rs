@@ -104,7 +104,7 @@ pub(super) fn list(
 }
 
 impl DataRules<'_> {
-    fn leave_out(&self, path: &Path, kind: Kind) -> bool {
+    pub(super) fn leave_out(&self, path: &Path, kind: Kind) -> bool {
         let Some(text) = path.to_str() else { return false };
         let top = text.split('/').next().unwrap_or_default();
         let inside = top.len() < text.len();
@@ -132,6 +132,6 @@ pub(super) const fn directory_mode(mode: u32) -> u32 {
     if mode == 0o750 { 0o750 } else { 0o700 }
 }
 
-const fn file_mode(mode: u32) -> u32 {
+pub(super) const fn file_mode(mode: u32) -> u32 {
     (mode & 0o777) | 0o600
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use pgbase::restore::{
-    AvailableWal, BackupFacts, ExecuteOptions, INCOMPLETE_MARKER, Phase, RestoreEvent, RestoreObserver,
-    RestoreRequest, Retry, TablespaceFacts, WalSupply, execute, look_at, plan_restore,
+    AvailableWal, BackupFacts, BackupFormat, ExecuteOptions, INCOMPLETE_MARKER, Phase, RestoreEvent,
+    RestoreObserver, RestoreRequest, Retry, TablespaceFacts, WalSupply, execute, look_at, plan_restore,
 };
 use pgbase::stream::{BackupOptions, take_backup};
 use pgwal::replication::{ConnInfo, Connection};
@@ -126,6 +126,7 @@ fn back_up(cluster: &Cluster, directory: &Path) -> BackupFacts {
         end: unpacked.end,
         end_time: PgTimestamp::from_unix_micros(now.as_micros().try_into().unwrap()),
         segment_size: cluster.value("show wal_segment_size").parse::<SegmentSize>().unwrap(),
+        format: BackupFormat::Plain,
         data: directory.join("data"),
         tablespaces: unpacked
             .tablespaces

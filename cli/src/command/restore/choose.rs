@@ -1,11 +1,16 @@
 //! The backup to restore, and the facts that its record gives.
 
+use std::path::{Path, PathBuf};
+
 use barkeep_catalog::{BackupInfo, Backups, Catalog};
-use pgbase::restore::{BackupFacts, TablespaceFacts, resolve_timeline};
+use pgbase::restore::{BackupFacts, BackupFormat, TablespaceFacts, resolve_timeline};
 use pgwal::{History, RecoveryTarget, TargetKind};
 
 use super::moment::postgres_time;
 use crate::error::CommandError;
+
+/// What the names of `pg_basebackup`'s archives end in.
+const ARCHIVE_ENDS: [&str; 4] = [".tar", ".tar.gz", ".tar.lz4", ".tar.zst"];
 
 /// Finds the backup that `text` means; `auto` is the newest one that the target can be reached from.
 pub(super) fn choose(
@@ -73,8 +78,6 @@ fn check_restorable(info: &BackupInfo, server: &str) -> Result<(), CommandError>
         "made of disk snapshots"
     } else if info.encryption.is_some() {
         "encrypted"
-    } else if info.compression.is_some() {
-        "made of tar archives"
     } else if info.parent_backup_id.is_some() {
         "incremental"
     } else {
@@ -92,6 +95,9 @@ pub(super) fn facts(catalog: &Catalog, info: &BackupInfo) -> Result<BackupFacts,
     };
     let layout = catalog.layout();
     let version = info.version.ok_or_else(|| missing("version"))?;
+    let directory = layout.backup_data(info.id);
+    let packed = |stem: &str| info.compression.as_ref().and_then(|_| archive(&directory, stem));
+    let tar = packed("base");
     Ok(BackupFacts {
         id: info.id.to_string(),
         major: version / 10_000,
@@ -100,7 +106,8 @@ pub(super) fn facts(catalog: &Catalog, info: &BackupInfo) -> Result<BackupFacts,
         end: info.end_xlog.ok_or_else(|| missing("end_xlog"))?,
         end_time: info.end_time.as_ref().map(postgres_time).transpose()?,
         segment_size: info.segment_size,
-        data: layout.backup_data(info.id),
+        format: if tar.is_some() { BackupFormat::Tar } else { BackupFormat::Plain },
+        data: tar.unwrap_or_else(|| directory.clone()),
         tablespaces: info
             .tablespaces
             .iter()
@@ -108,8 +115,15 @@ pub(super) fn facts(catalog: &Catalog, info: &BackupInfo) -> Result<BackupFacts,
                 oid: tablespace.oid,
                 name: tablespace.name.clone(),
                 location: tablespace.location.clone().into(),
-                data: layout.backup_tablespace(info.id, tablespace.oid),
+                data: packed(&tablespace.oid.to_string())
+                    .unwrap_or_else(|| layout.backup_tablespace(info.id, tablespace.oid)),
             })
             .collect(),
     })
+}
+
+/// The tar archive of this name in a directory, compressed or not.
+pub(in crate::command) fn archive(directory: &Path, stem: &str) -> Option<PathBuf> {
+    let names = ARCHIVE_ENDS.map(|end| directory.join(format!("{stem}{end}")));
+    names.into_iter().find(|path| path.symlink_metadata().is_ok())
 }

@@ -74,7 +74,7 @@ pub(super) fn clear_the_way(
             expect_configuration(plan, &mut expected);
             prune_data(root, &expected, &apart)?
         } else {
-            prune_tablespace(root, &expected)?
+            prune_tablespace(root, &expected, plan.backup.major)?
         };
         report.removed += pruned.removed;
         report.kept.extend(pruned.kept);

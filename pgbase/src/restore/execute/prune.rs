@@ -98,12 +98,12 @@ pub(super) fn prune_data(
 }
 
 /// Removes what is in the way or PostgreSQL's own from a tablespace's location.
-pub(super) fn prune_tablespace(root: &Root, expected: &Expected) -> Result<Pruned, RestoreError> {
-    let versions: Vec<&Path> =
-        expected.keys().filter(|path| path.components().count() == 1).map(PathBuf::as_path).collect();
+pub(super) fn prune_tablespace(root: &Root, expected: &Expected, major: u32) -> Result<Pruned, RestoreError> {
+    // Such as `PG_15_202209061`; there is one for each major version that uses the location.
+    let version = format!("PG_{major}_");
     let own = |path: &Path, _| {
-        let inside = versions.iter().any(|version| path.starts_with(version));
-        if inside { Verdict::Remove } else { Verdict::Keep }
+        let top = path.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+        if top.is_some_and(|top| top.starts_with(&version)) { Verdict::Remove } else { Verdict::Keep }
     };
     prune(root, expected, &own)
 }

@@ -1,0 +1,135 @@
+//! Backups that Barman stores as tar archives, compressed or not, with tablespaces.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use testkit::{Barman, Cluster};
+
+use crate::support::{Run, barkeep};
+
+struct Packed {
+    barman: Barman,
+    cluster: Cluster,
+}
+
+impl Packed {
+    fn new(major: u32, options: &str) -> Self {
+        let cluster = Cluster::builder(major).checksums(true).start();
+        let space = cluster.new_dir("fast");
+        cluster.execute(&format!("create tablespace fast location '{}'", space.display()));
+        cluster.execute("create table kept as select generate_series(1, 1000) as id");
+        cluster.execute("create table spaced tablespace fast as select generate_series(1, 200) as id");
+        let barman = Barman::new();
+        barman.add_server("main", &cluster, &format!("immediate_checkpoint = true\n{options}"));
+        let receiver = barman.start_receiver("main", &cluster);
+        barman.wait_for_first_wal("main", &cluster);
+        barman.run(&["backup", "main"]);
+        cluster.execute("insert into kept values (1001)");
+        cluster.switch_wal();
+        cluster.execute("insert into kept values (1002)");
+        barman.run(&["switch-wal", "--force", "--archive", "main"]);
+        drop(receiver);
+        barman.run(&["check-backup", "main", "latest"]);
+        Packed { barman, cluster }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Run {
+        let mut command = Command::new(testkit::reachable_binary(barkeep()));
+        command.arg("-c").arg(self.barman.config_path()).args(arguments).current_dir(self.barman.home());
+        testkit::unprivileged_user().run_as(&mut command);
+        Run::of(&mut command)
+    }
+
+    fn restore(&self, destination: &Path, spaces: &Path, options: &[&str]) -> Run {
+        let mapping = format!("fast:{}", spaces.display());
+        let mut words = vec!["restore"];
+        words.extend(options);
+        words.extend(["main", "latest", destination.to_str().unwrap(), "--tablespace", &mapping]);
+        self.run(&words)
+    }
+
+    /// The data directory of the backup.
+    fn data(&self) -> PathBuf {
+        let base = self.barman.server_dir("main").join("base");
+        fs::read_dir(base).unwrap().next().unwrap().unwrap().path().join("data")
+    }
+
+    fn check(&self, destination: &Path) {
+        let restored = Cluster::adopt(self.cluster.major(), destination);
+        restored.wait_until_writable();
+        assert_eq!(restored.value("select count(*) from kept"), "1002");
+        assert_eq!(restored.value("select count(*) from spaced"), "200");
+    }
+}
+
+fn restores(major: u32, options: &str, archive: &str) {
+    let packed = Packed::new(major, options);
+    assert!(packed.data().join(archive).exists(), "{archive}");
+    let (destination, spaces) = (packed.barman.new_dir("new"), packed.barman.new_dir("new-fast"));
+    packed.restore(&destination, &spaces, &[]).success();
+    packed.check(&destination);
+    // Over what the server has made of it; certificates and the like stay.
+    fs::write(destination.join("server.crt"), "mine").unwrap();
+    packed.restore(&destination, &spaces, &["--delta-restore"]).success();
+    packed.check(&destination);
+    assert!(destination.join("server.crt").exists());
+}
+
+#[test]
+fn restores_archives_compressed_by_gzip() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    restores(15, "backup_compression = gzip", "base.tar.gz");
+}
+
+#[test]
+fn restores_archives_compressed_by_lz4() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    restores(15, "backup_compression = lz4", "base.tar.lz4");
+}
+
+#[test]
+fn restores_archives_compressed_by_zstd() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    restores(15, "backup_compression = zstd\nbackup_compression_location = server", "base.tar.zst");
+}
+
+#[test]
+fn restores_plain_archives_of_an_older_and_a_newer_server() {
+    testkit::require_pg!(13);
+    testkit::require_pg!(18);
+    testkit::require_barman!();
+    for major in [13, 18] {
+        restores(major, "backup_compression = none", "base.tar");
+    }
+}
+
+#[test]
+fn damaged_archives_fail_and_leave_nothing() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    let packed = Packed::new(15, "backup_compression = gzip");
+    let (destination, spaces) = (packed.barman.new_dir("new"), packed.barman.new_dir("new-fast"));
+    let archive = packed.data().join("base.tar.gz");
+    let whole = fs::read(&archive).unwrap();
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    let mut other = whole.clone();
+    other.extend_from_slice(&whole);
+    for damaged in
+        [whole[..whole.len() / 2].to_vec(), whole[..whole.len() - 4].to_vec(), flipped, other, Vec::new()]
+    {
+        fs::write(&archive, damaged).unwrap();
+        let run = packed.restore(&destination, &spaces, &[]).exits_with(1);
+        assert!(run.stderr.contains("nothing of it was left behind"), "{run:#?}");
+        assert_eq!(fs::read_dir(&destination).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&spaces).unwrap().count(), 0);
+    }
+    fs::remove_file(&archive).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &archive).unwrap();
+    packed.restore(&destination, &spaces, &[]).exits_with(1);
+    assert_eq!(fs::read_dir(&destination).unwrap().count(), 0);
+}
