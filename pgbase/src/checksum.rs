@@ -81,6 +81,11 @@ impl PageGeometry {
     pub const fn block_bytes(self) -> usize {
         self.block_bytes
     }
+
+    /// Pages in one file of a relation.
+    pub const fn blocks_per_segment(self) -> u32 {
+        self.blocks_per_segment
+    }
 }
 
 /// The checksum that a page should carry as block `block` of its relation, never 0.

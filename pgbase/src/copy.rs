@@ -96,6 +96,11 @@ impl Directory {
         Ok(Directory { fd })
     }
 
+    /// This directory once more.
+    pub(crate) fn again(&self) -> io::Result<Directory> {
+        Ok(Directory { fd: self.fd.try_clone()? })
+    }
+
     /// Opens an ordinary file for reading.
     pub(crate) fn read(&self, path: &Path) -> io::Result<File> {
         // Without NONBLOCK, opening a named pipe would wait for ever.
@@ -268,6 +273,12 @@ impl Directory {
     /// Brings everything written to this directory's file system to stable storage.
     pub(crate) fn sync_file_system(&self) -> io::Result<()> {
         Ok(rustix::fs::syncfs(&self.fd)?)
+    }
+}
+
+impl AsFd for Directory {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

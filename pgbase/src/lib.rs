@@ -4,6 +4,7 @@
 
 pub mod checksum;
 mod copy;
+pub mod file_backup;
 pub mod generate;
 pub mod manifest;
 pub mod pipeline;

@@ -14,7 +14,8 @@
 //! destination, no link is followed, nothing that exists is overwritten, and links are made from our own paths.
 
 mod beneath;
-mod durable;
+pub(crate) mod direct;
+pub(crate) mod durable;
 mod error;
 mod files;
 mod manifest_file;

@@ -18,6 +18,7 @@ mod wire;
 use std::time::Duration;
 
 pub use client::{AgentHost, AgentOptions};
+pub(crate) use greeting::AGENT_MAGIC;
 pub use greeting::{NEWEST_VERSION, OLDEST_VERSION};
 pub use server::{AgentError, Confinement, serve};
 

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use inspect::{Inspection, Inspector, Inspectors, Reread};
 pub use local::LocalHost;
+pub use read::block_digest;
 
 pub(crate) use beneath::check_relative;
 pub(crate) use files::Files;

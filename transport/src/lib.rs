@@ -12,6 +12,7 @@ pub mod durable;
 pub mod faults;
 pub mod host;
 pub mod private;
+pub mod remote;
 pub mod ssh;
 
 /// Stands in for the `faults` module in ordinary builds: nothing is ever made to fail.

@@ -45,6 +45,9 @@ pub struct BackupArgs {
     /// Read at most this many KiB a second; 0 is no limit (overrides bandwidth_limit)
     #[arg(long, value_name = "KBPS")]
     pub bwlimit: Option<u32>,
+    /// Go on with the newest failed copy of files: what it has is compared, and not sent again
+    #[arg(long)]
+    pub resume: bool,
     /// Wait until the WAL that the backup needs is archived
     #[arg(short, long)]
     pub wait: bool,

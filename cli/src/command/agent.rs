@@ -5,6 +5,7 @@
 
 use barkeep_transport::agent::{Confinement, serve};
 use barkeep_transport::host::Inspectors;
+use pgbase::file_backup::PageInspector;
 
 use crate::args::AgentArgs;
 use crate::error::CommandError;
@@ -26,6 +27,6 @@ pub fn run(args: &AgentArgs) -> Result<(), CommandError> {
 }
 
 /// What this program knows of the insides of files.
-pub(crate) const fn inspectors() -> Inspectors {
-    Inspectors::none()
+pub(crate) fn inspectors() -> Inspectors {
+    Inspectors::none().with(PageInspector)
 }

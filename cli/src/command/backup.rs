@@ -5,6 +5,7 @@
 //! Whatever goes wrong after the record exists ends in FAILED with the reason in it.
 
 pub(crate) mod facts;
+mod files;
 mod precheck;
 mod report;
 mod scripts;
@@ -27,6 +28,7 @@ use crate::error::{CommandError, chain};
 use crate::output::text;
 
 use facts::ServerFacts;
+use files::FilesOptions;
 use take::{CopyOptions, Interruption};
 
 /// Backs up the servers one after the other; the failure of one does not keep the others from their turn.
@@ -36,7 +38,8 @@ use take::{CopyOptions, Interruption};
 pub fn run(context: &mut Context, args: &BackupArgs) -> Result<(), CommandError> {
     refuse_unavailable(args)?;
     let servers = context.servers(&args.servers, Policy::Operate)?;
-    warn_of_ignored(context, args);
+    let streams = |server: &ServerContext| server.config.backup_method() == BackupMethod::Postgres;
+    warn_of_ignored(context, args, servers.iter().any(streams));
     for server in servers {
         match back_up(context, &server, args) {
             Ok(()) => {}
@@ -64,9 +67,26 @@ impl<E: Into<CommandError>> From<E> for Stop {
 /// Everything that is decided before the server is asked for anything.
 struct Job {
     conninfo: ConnInfo,
-    streaming_conninfo: ConnInfo,
+    method: Method,
     primary_conninfo: Option<ConnInfo>,
     options: CopyOptions,
+}
+
+/// How the server's files come here.
+enum Method {
+    /// Over the replication protocol, with this connection.
+    Stream(ConnInfo),
+    /// Copied.
+    Files(Box<FilesOptions>),
+}
+
+impl Job {
+    fn streaming_conninfo(&self) -> Option<&ConnInfo> {
+        match &self.method {
+            Method::Stream(conninfo) => Some(conninfo),
+            Method::Files(_) => None,
+        }
+    }
 }
 
 fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> Result<(), Stop> {
@@ -78,7 +98,7 @@ fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> 
 
     let facts = context
         .runtime()?
-        .block_on(facts::ask(&job.conninfo, &job.streaming_conninfo))
+        .block_on(facts::ask(&job.conninfo, job.streaming_conninfo()))
         .map_err(|error| error.hint(format!("nothing was stored; see: barkeep check {name}")))?;
     check_identity(&catalog, &facts, &name)?;
     precheck::run(context, server, args.check_timeout)?;
@@ -97,8 +117,18 @@ fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> 
             return Err(stop);
         }
     };
-    let copy = take::Copy { server, catalog: &catalog, facts: &facts, options: &job.options, begin_time };
-    let taken = context.runtime()?.block_on(copy.run(&job, &mut info));
+    let (catalog_ref, facts_ref, options) = (&catalog, &facts, &job.options);
+    let taken = match &job.method {
+        Method::Stream(conninfo) => {
+            let copy = take::Copy { server, catalog: catalog_ref, facts: facts_ref, options, begin_time };
+            context.runtime()?.block_on(copy.run(&job, conninfo, &mut info))
+        }
+        Method::Files(files) => {
+            let copy =
+                files::Copy { server, catalog: catalog_ref, facts: facts_ref, options, files, begin_time };
+            context.runtime()?.block_on(copy.run(&job, &mut info))
+        }
+    };
     if let Err(interruption) = taken {
         let stop = fail(server, &catalog, &mut info, "copying files", interruption);
         drop(lock);
@@ -175,18 +205,31 @@ fn prepare(context: &Context, server: &ServerContext, args: &BackupArgs) -> Resu
             "Server '{name}' is passive: its backups are copied, not taken"
         )));
     }
-    if config.backup_method() != BackupMethod::Postgres {
-        let method = config.text("backup_method").unwrap_or("rsync");
-        return Err(CommandError::new(format!(
-            "backup_method = {method} of server '{name}' is not available"
-        ))
-        .hint("set backup_method = postgres"));
-    }
     let conninfo = connect::sql(context, server)?;
-    let mut streaming_conninfo = connect::backup_streaming(context, server)?;
-    streaming_conninfo
-        .set("application_name", config.streaming_backup_name())
-        .map_err(|error| CommandError::because("streaming_backup_name is wrong", &error))?;
+    let method = match config.backup_method() {
+        BackupMethod::Postgres => {
+            if args.resume {
+                return Err(CommandError::new(
+                    "--resume goes on with copies of files: backup_method = rsync",
+                ));
+            }
+            let mut streaming = connect::backup_streaming(context, server)?;
+            streaming
+                .set("application_name", config.streaming_backup_name())
+                .map_err(|error| CommandError::because("streaming_backup_name is wrong", &error))?;
+            Method::Stream(streaming)
+        }
+        BackupMethod::Rsync | BackupMethod::LocalRsync => {
+            Method::Files(Box::new(files::prepare(server, args)?))
+        }
+        BackupMethod::Snapshot | BackupMethod::LocalToCloud => {
+            let method = config.text("backup_method").unwrap_or_default();
+            return Err(CommandError::new(format!(
+                "backup_method = {method} of server '{name}' is not available"
+            ))
+            .hint("set backup_method = postgres, rsync or local-rsync"));
+        }
+    };
     let primary_conninfo = connect::primary(context, server)?;
     let manifest_checksum = config.manifest_checksums().parse().map_err(|error: UnknownAlgorithm| {
         CommandError::because(format!("manifest_checksums of server '{name}' is wrong"), &error)
@@ -205,7 +248,7 @@ fn prepare(context: &Context, server: &ServerContext, args: &BackupArgs) -> Resu
             .retry_sleep
             .map_or_else(|| config.basebackup_retry_sleep(), |seconds| Duration::from_secs(seconds.into())),
     };
-    Ok(Job { conninfo, streaming_conninfo, primary_conninfo, options })
+    Ok(Job { conninfo, method, primary_conninfo, options })
 }
 
 fn refuse_unavailable(args: &BackupArgs) -> Result<(), CommandError> {
@@ -216,13 +259,13 @@ fn refuse_unavailable(args: &BackupArgs) -> Result<(), CommandError> {
 }
 
 /// Options of other backup methods are accepted, and named once.
-fn warn_of_ignored(context: &Context, args: &BackupArgs) {
+fn warn_of_ignored(context: &Context, args: &BackupArgs, streams: bool) {
     let given = [
-        ("--reuse-backup", args.reuse_backup.is_some()),
-        ("--jobs", args.jobs.is_some()),
+        ("--reuse-backup", streams && args.reuse_backup.is_some()),
+        ("--jobs", streams && args.jobs.is_some()),
         ("--jobs-start-batch-period", args.jobs_start_batch_period.is_some()),
         ("--jobs-start-batch-size", args.jobs_start_batch_size.is_some()),
-        ("--keepalive-interval", args.keepalive_interval.is_some()),
+        ("--keepalive-interval", streams && args.keepalive_interval.is_some()),
         ("--manifest", args.manifest),
         ("--no-manifest", args.no_manifest),
         ("--cloud-staging-directory", args.cloud_staging_directory.is_some()),

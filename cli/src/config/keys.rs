@@ -59,6 +59,7 @@ pub const GLOBAL_KEYS: &[&str] = &[
 /// The keys of servers that are barkeep's own. Barman ignores them with a warning.
 #[rustfmt::skip]
 pub const OWN_KEYS: &[&str] = &[
+    "agent",
     "hook_timeout",
     "manifest_checksums",
     "wal_verify",
@@ -78,6 +79,7 @@ const fn key(name: &'static str, scope: Scope, kind: Kind, default: &'static str
 #[rustfmt::skip]
 pub const SERVER_KEYS: &[Key] = &[
     key("active", SM, Kind::Boolean, "true", ACTED),
+    key("agent", GSM, Kind::Choice(&["auto", "path", "deployed-only"]), "auto", ACTED),
     key("archiver", GSM, Kind::Boolean, "off", ACTED),
     key("archiver_batch_size", GSM, Kind::Natural, "0", ACTED),
     key("autogenerate_manifest", GSM, Kind::Boolean, "false", PENDING),
@@ -136,7 +138,7 @@ pub const SERVER_KEYS: &[Key] = &[
     key("hook_timeout", GSM, Kind::Natural, "86400", ACTED),
     key("immediate_checkpoint", GSM, Kind::Boolean, "false", ACTED),
     key("incoming_wals_directory", S, Kind::Text, "", ACTED),
-    key("keepalive_interval", SM, Kind::Natural, "60", PENDING),
+    key("keepalive_interval", SM, Kind::Natural, "60", ACTED),
     key("last_backup_maximum_age", GSM, Kind::Interval, "", ACTED),
     key("last_backup_minimum_size", GSM, Kind::Size, "", ACTED),
     key("last_wal_maximum_age", GSM, Kind::Interval, "", ACTED),
@@ -144,8 +146,8 @@ pub const SERVER_KEYS: &[Key] = &[
     key("manifest_checksums", GSM, Kind::Choice(&["none", "crc32c", "sha224", "sha256", "sha384", "sha512"]), "crc32c", ACTED),
     key("max_incoming_wals_queue", GSM, Kind::Natural, "", ACTED),
     key("minimum_redundancy", GSM, Kind::Text, "0", ACTED),
-    key("network_compression", GSM, Kind::Boolean, "false", PENDING),
-    key("parallel_jobs", GSM, Kind::Natural, "1", PENDING),
+    key("network_compression", GSM, Kind::Boolean, "false", ACTED),
+    key("parallel_jobs", GSM, Kind::Natural, "1", ACTED),
     key("parallel_jobs_start_batch_period", GSM, Kind::Natural, "1", PENDING),
     key("parallel_jobs_start_batch_size", GSM, Kind::Natural, "10", PENDING),
     // For hook scripts: barkeep itself runs no program.
@@ -177,14 +179,14 @@ pub const SERVER_KEYS: &[Key] = &[
     key("recovery_staging_path", GSM, Kind::AbsolutePath, "", PENDING),
     key("retention_policy", GSM, Kind::Text, "", ACTED),
     key("retention_policy_mode", GSM, Kind::Text, "auto", ACTED),
-    key("reuse_backup", GSM, Kind::Choice(&["off", "copy", "link"]), "", PENDING),
+    key("reuse_backup", GSM, Kind::Choice(&["off", "copy", "link"]), "", ACTED),
     key("slot_name", GSM, Kind::SlotName, "", ACTED),
     key("snapshot_disks", SM, Kind::List, "", PENDING),
     key("snapshot_gcp_project", GSM, Kind::Text, "", PENDING),
     key("snapshot_instance", SM, Kind::Text, "", PENDING),
     key("snapshot_provider", GSM, Kind::Text, "", PENDING),
     key("snapshot_zone", SM, Kind::Text, "", PENDING),
-    key("ssh_command", SM, Kind::Text, "", PENDING),
+    key("ssh_command", SM, Kind::Text, "", ACTED),
     key("staging_location", GSM, Kind::Word(&["local", "remote"]), "local", PENDING),
     key("staging_path", GSM, Kind::AbsolutePath, "", PENDING),
     key("streaming_archiver", GSM, Kind::Boolean, "off", ACTED),
@@ -193,7 +195,7 @@ pub const SERVER_KEYS: &[Key] = &[
     key("streaming_backup_name", GSM, Kind::Text, "barman_streaming_backup", ACTED),
     key("streaming_conninfo", SM, Kind::Text, "", ACTED),
     key("streaming_wals_directory", S, Kind::Text, "", ACTED),
-    key("tablespace_bandwidth_limit", GSM, Kind::Text, "", PENDING),
+    key("tablespace_bandwidth_limit", GSM, Kind::Text, "", ACTED),
     key("wal_conninfo", SM, Kind::Text, "", ACTED),
     key("wal_retention_policy", GSM, Kind::Text, "main", ACTED),
     key("wal_streaming_conninfo", SM, Kind::Text, "", ACTED),

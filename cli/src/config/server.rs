@@ -307,6 +307,35 @@ impl ServerConfig {
         )
     }
 
+    /// `agent`: which agent to use at the far end of `ssh_command`: auto, path or deployed-only.
+    pub fn agent(&self) -> &str {
+        self.text("agent").unwrap_or("auto")
+    }
+
+    /// `network_compression`: compress what goes over SSH.
+    pub fn network_compression(&self) -> bool {
+        self.boolean("network_compression")
+    }
+
+    /// `parallel_jobs`; `None` when it was not set, and as many as help are used.
+    pub fn parallel_jobs(&self) -> Option<u32> {
+        let set = self.setting("parallel_jobs")?.source != Source::Default;
+        self.natural("parallel_jobs").filter(|jobs| set && *jobs > 0).and_then(|jobs| jobs.try_into().ok())
+    }
+
+    /// `keepalive_interval` in seconds; 0 for never.
+    pub fn keepalive_interval(&self) -> Option<u64> {
+        self.natural("keepalive_interval")
+    }
+
+    /// Whether `backup_options` has this word.
+    pub fn has_backup_option(&self, option: &str) -> bool {
+        matches!(
+            self.setting("backup_options").map(|setting| &setting.value),
+            Some(Value::List(words)) if words.iter().any(|word| word == option)
+        )
+    }
+
     /// `ssh_command`.
     pub fn ssh_command(&self) -> Option<&str> {
         self.text("ssh_command")

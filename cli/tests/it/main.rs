@@ -16,6 +16,7 @@ mod configuration_oracle;
 mod cron;
 mod delete;
 mod delta_restore;
+mod file_backup;
 mod get_wal;
 mod health;
 mod hooks;

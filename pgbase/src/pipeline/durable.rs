@@ -16,7 +16,7 @@ const MAX_DEPTH: usize = 64;
 ///
 /// One `syncfs` does it where the kernel reports write errors through it (Linux 5.8 and later); `root` must have been
 /// opened before the first write. Elsewhere each file and directory is synced by itself.
-pub(super) fn barrier(root: &File, path: &Path) -> Result<(), UnpackError> {
+pub(crate) fn barrier(root: &File, path: &Path) -> Result<(), UnpackError> {
     if syncfs_reports_errors() {
         match rustix::fs::syncfs(root) {
             Ok(()) => return sync_parent(path),

@@ -9,7 +9,9 @@ use std::io::{self, IoSlice, Write};
 use std::num::NonZeroU64;
 
 use bytes::Bytes;
-use rustix::fs::{Advice, OFlags};
+use rustix::fs::Advice;
+
+use super::direct;
 
 /// Files from this size on are worth writing directly, in bytes.
 const DIRECT_FILE_BYTES: u64 = 1 << 20;
@@ -20,10 +22,6 @@ const DIRECT_WRITE_BYTES: usize = 2 << 20;
 /// What position, length and memory address of a direct write must be multiples of, in bytes: the largest logical
 /// block of any disk.
 const ALIGNMENT: usize = 4096;
-
-/// `statfs` types of file systems on which writing directly is known to be sound and quick: ext4 and XFS. Network
-/// file systems would wait for each write, those that compress or checksum would copy anyway.
-const DIRECT_FILE_SYSTEMS: [i64; 2] = [0xEF53, 0x5846_5342];
 
 /// Bytes gathered before they are written through the page cache: fewer system calls, little memory.
 const GATHER_BYTES: usize = 256 << 10;
@@ -46,10 +44,7 @@ pub(super) struct Disk {
 impl Disk {
     /// The file system that `directory` is on.
     pub(super) fn of(directory: &File) -> Self {
-        let known = rustix::fs::fstatfs(directory).is_ok_and(|statfs| {
-            DIRECT_FILE_SYSTEMS.iter().any(|known| *known as u64 == statfs.f_type as u64)
-        });
-        Disk { direct: known.then(AlignedBuffer::new).flatten() }
+        Disk { direct: direct::suits(directory).then(AlignedBuffer::new).flatten() }
     }
 
     /// Writes through the page cache, always.
@@ -84,7 +79,7 @@ impl OutputFile {
     /// A new file, which will have this many bytes.
     pub(super) fn new(file: File, bytes: u64, disk: &Disk) -> Self {
         let large = bytes >= DIRECT_FILE_BYTES && disk.direct.is_some();
-        let way = if large && set_direct(&file, true).is_ok() {
+        let way = if large && direct::set(&file, true).is_ok() {
             Way::Direct { is_direct: true }
         } else {
             Way::Cached { gathered: Vec::new(), gathered_bytes: 0, written: 0, flushed: 0 }
@@ -127,7 +122,7 @@ impl OutputFile {
                 let (aligned, tail) = buffer.filled().split_at(whole);
                 write_all(&mut self.file, aligned, is_direct)?;
                 if !tail.is_empty() {
-                    set_direct(&self.file, false)?;
+                    direct::set(&self.file, false)?;
                     write_all(&mut self.file, tail, &mut false)?;
                 }
                 buffer.clear();
@@ -191,12 +186,6 @@ impl AlignedBuffer {
     }
 }
 
-fn set_direct(file: &File, direct: bool) -> io::Result<()> {
-    let mut flags = rustix::fs::fcntl_getfl(file)?;
-    flags.set(OFlags::DIRECT, direct);
-    Ok(rustix::fs::fcntl_setfl(file, flags)?)
-}
-
 /// Writes all of `data`, the usual way from where the system refuses to do it directly.
 fn write_all(file: &mut File, mut data: &[u8], is_direct: &mut bool) -> io::Result<()> {
     while !data.is_empty() {
@@ -205,7 +194,7 @@ fn write_all(file: &mut File, mut data: &[u8], is_direct: &mut bool) -> io::Resu
             Ok(written) => data = &data[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::InvalidInput && *is_direct => {
-                set_direct(file, false)?;
+                direct::set(file, false)?;
                 *is_direct = false;
             }
             Err(error) => return Err(error),
@@ -288,7 +277,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let mut file = File::create_new(&path).unwrap();
-        if set_direct(&file, true).is_err() {
+        if direct::set(&file, true).is_err() {
             return; // Such a file system is never written to directly.
         }
         // Neither its length nor its address suits.

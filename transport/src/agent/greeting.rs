@@ -8,7 +8,7 @@ pub const OLDEST_VERSION: u16 = 1;
 pub const NEWEST_VERSION: u16 = 1;
 
 /// How an agent's greeting begins. Login scripts may print something first: it is looked for.
-const AGENT_MAGIC: &[u8; 16] = b"\0barkeep-agent\r\n";
+pub(crate) const AGENT_MAGIC: &[u8; 16] = b"\0barkeep-agent\r\n";
 /// How a client's answer begins.
 const CLIENT_MAGIC: &[u8; 16] = b"\0barkeep-reads\r\n";
 /// How much may come before the agent's greeting, in bytes.

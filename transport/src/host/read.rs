@@ -118,7 +118,7 @@ impl Files {
                 let left = job.length - hashed.bytes;
                 let want = usize::try_from(left).map_or(piece_bytes, |left| left.min(piece_bytes));
                 let bytes = read_full(&file, offset, &mut buffer[..want])?;
-                hashed.digests.extend(buffer[..bytes].chunks(block).map(digest));
+                hashed.digests.extend(buffer[..bytes].chunks(block).map(block_digest));
                 hashed.bytes += bytes as u64;
                 if bytes < want {
                     break;
@@ -154,8 +154,8 @@ impl Files {
     }
 }
 
-/// The digest of a block.
-pub(crate) fn digest(block: &[u8]) -> Digest {
+/// The digest of a block, as hosts compare them.
+pub fn block_digest(block: &[u8]) -> Digest {
     let whole = Sha256::digest(block);
     let mut half = [0; DIGEST_BYTES];
     half.copy_from_slice(&whole[..DIGEST_BYTES]);
@@ -184,7 +184,7 @@ fn give_differences(
     let same: Vec<bool> = piece
         .chunks(block)
         .enumerate()
-        .map(|(index, bytes)| known.digests.get(first.saturating_add(index)) == Some(&digest(bytes)))
+        .map(|(index, bytes)| known.digests.get(first.saturating_add(index)) == Some(&block_digest(bytes)))
         .collect();
     let mut at = 0;
     for run in same.chunk_by(|a, b| a == b) {

@@ -52,7 +52,12 @@ pub(super) struct Copy<'a> {
 
 impl Copy<'_> {
     /// Takes the backup; on return `info` is recorded as waiting for its WAL.
-    pub(super) async fn run(&self, job: &Job, info: &mut BackupInfo) -> Result<(), Interruption> {
+    pub(super) async fn run(
+        &self,
+        job: &Job,
+        conninfo: &ConnInfo,
+        info: &mut BackupInfo,
+    ) -> Result<(), Interruption> {
         let output = &self.server.output;
         let destination = self.catalog.layout().backup(info.id);
         output.info(format!(
@@ -68,13 +73,13 @@ impl Copy<'_> {
 
         let started = Instant::now();
         let unpacked = tokio::select! {
-            unpacked = self.copy_with_retries(&job.streaming_conninfo, info, &destination) => unpacked?,
+            unpacked = self.copy_with_retries(conninfo, info, &destination) => unpacked?,
             signal = signals::stop() => return Err(Interruption::Signal(signal?)),
         };
         let copy_seconds = started.elapsed().as_secs_f64();
         self.record(info, &unpacked, copy_seconds);
         tokio::select! {
-            () = self.nudge(job, info) => {}
+            () = nudge(self.server, self.facts, job, info) => {}
             // The backup is complete: this is no reason to lose it.
             signal = signals::stop() => {
                 output.warning(format!("No further word to the server: {}", signal?));
@@ -142,30 +147,30 @@ impl Copy<'_> {
         info.deduplicated_size = Some(unpacked.total_bytes);
         info.copy_stats = Some(backup_info::copy_stats(copy_seconds, copy_seconds, None));
     }
+}
 
-    /// Sees to it that the backup's last WAL segment gets archived soon. A primary switches segments by itself at the
-    /// end of a backup; a standby can't, so the primary is asked to, if it is known.
-    async fn nudge(&self, job: &Job, info: &BackupInfo) {
-        let (conninfo, statement) = if !self.facts.in_recovery {
-            // A name to recover to; needs a right that a backup user may not have.
-            let name = format!("barman_{}", info.id);
-            (&job.conninfo, format!("select pg_catalog.pg_create_restore_point('{name}')"))
-        } else if let Some(primary) = &job.primary_conninfo {
-            (primary, "select pg_catalog.pg_switch_wal()".to_owned())
-        } else {
-            return;
-        };
-        let outcome = match pgwal::sql::connect(conninfo).await {
-            Ok(client) => client.simple_query(&statement).await.map(|_| ()).map_err(|error| chain(&error)),
-            Err(error) => Err(chain(&error)),
-        };
-        match outcome {
-            Err(error) if self.facts.in_recovery => self.server.output.warning(format!(
-                "The primary could not be asked to switch WAL segments: {error}. The backup will be complete when it does"
-            )),
-            Err(error) => self.server.output.debug(format!("No restore point was made: {error}")),
-            Ok(()) => {}
-        }
+/// Sees to it that the backup's last WAL segment gets archived soon. A primary switches segments by itself at the
+/// end of a backup; a standby can't, so the primary is asked to, if it is known.
+pub(super) async fn nudge(server: &ServerContext, facts: &ServerFacts, job: &Job, info: &BackupInfo) {
+    let (conninfo, statement) = if !facts.in_recovery {
+        // A name to recover to; needs a right that a backup user may not have.
+        let name = format!("barman_{}", info.id);
+        (&job.conninfo, format!("select pg_catalog.pg_create_restore_point('{name}')"))
+    } else if let Some(primary) = &job.primary_conninfo {
+        (primary, "select pg_catalog.pg_switch_wal()".to_owned())
+    } else {
+        return;
+    };
+    let outcome = match pgwal::sql::connect(conninfo).await {
+        Ok(client) => client.simple_query(&statement).await.map(|_| ()).map_err(|error| chain(&error)),
+        Err(error) => Err(chain(&error)),
+    };
+    match outcome {
+        Err(error) if facts.in_recovery => server.output.warning(format!(
+            "The primary could not be asked to switch WAL segments: {error}. The backup will be complete when it does"
+        )),
+        Err(error) => server.output.debug(format!("No restore point was made: {error}")),
+        Ok(()) => {}
     }
 }
 

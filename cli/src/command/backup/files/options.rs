@@ -1,0 +1,188 @@
+//! What the configuration and the command line say of a copy of files.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Duration;
+
+use barkeep_catalog::{BackupInfo, Catalog, Status, Tablespace};
+use barkeep_transport::remote::AgentChoice;
+use barkeep_transport::ssh::Ssh;
+use pgbase::file_backup::session::Announcement;
+use pgbase::file_backup::{Reference, Reuse};
+use pgbase::pipeline::DATA_DIRECTORY;
+
+use crate::args::{BackupArgs, ReuseBackup};
+use crate::config::BackupMethod;
+use crate::context::ServerContext;
+use crate::error::CommandError;
+
+use super::Way;
+
+/// Most threads by default: beyond, a disk or a connection is what is waited for.
+const DEFAULT_JOBS_MAX: usize = 8;
+/// Fewest threads by default: one waits for the disk while the other works.
+const DEFAULT_JOBS_MIN: usize = 2;
+
+/// How files are copied.
+pub(in super::super) struct FilesOptions {
+    pub(in super::super) way: Way,
+    pub(super) jobs: usize,
+    pub(super) announcement: Announcement,
+    pub(super) heartbeat: Option<Duration>,
+    pub(super) external_configuration: bool,
+    pub(super) tablespace_limits: Vec<(String, u32)>,
+    reuse: Option<Reuse>,
+    resume: bool,
+}
+
+/// Reads them.
+///
+/// # Errors
+/// When something is missing or has no meaning.
+pub(in super::super) fn prepare(
+    server: &ServerContext,
+    args: &BackupArgs,
+) -> Result<FilesOptions, CommandError> {
+    let config = &server.config;
+    let name = config.name();
+    let way = match config.backup_method() {
+        BackupMethod::LocalRsync => Way::Local,
+        _ => {
+            let command = config.ssh_command().ok_or_else(|| {
+                CommandError::new(format!("server '{name}' has no ssh_command"))
+                    .hint("set it, or backup_method = local-rsync if the server is on this machine")
+            })?;
+            let ssh = Ssh::from_command(command).map_err(|error| {
+                CommandError::because(format!("ssh_command of server '{name}' is wrong"), &error)
+            })?;
+            let agent = AgentChoice::from_name(config.agent()).unwrap_or_default();
+            Way::Remote { ssh, agent, compression: config.network_compression() }
+        }
+    };
+    let reuse = match args.reuse_backup {
+        Some(ReuseBackup::Copy) => Some(Reuse::Copy),
+        Some(ReuseBackup::Link) => Some(Reuse::Link),
+        Some(ReuseBackup::Off) => None,
+        None => match config.text("reuse_backup") {
+            Some("copy") => Some(Reuse::Copy),
+            Some("link") => Some(Reuse::Link),
+            _ => None,
+        },
+    };
+    let heartbeat = args.keepalive_interval.map(u64::from).or_else(|| config.keepalive_interval());
+    Ok(FilesOptions {
+        way,
+        jobs: args
+            .jobs
+            .or_else(|| config.parallel_jobs())
+            .map_or_else(default_jobs, |jobs| usize::try_from(jobs).unwrap_or(1)),
+        announcement: match config.has_backup_option("exclusive_backup") {
+            true => Announcement::Exclusive,
+            false => Announcement::Concurrent,
+        },
+        heartbeat: heartbeat.filter(|seconds| *seconds > 0).map(Duration::from_secs),
+        external_configuration: config.has_backup_option("external_configuration"),
+        tablespace_limits: tablespace_limits(config.text("tablespace_bandwidth_limit").unwrap_or_default())
+            .ok_or_else(|| {
+            CommandError::new(format!("tablespace_bandwidth_limit of server '{name}' is wrong"))
+                .hint("expected: name:kbps, name:kbps ...")
+        })?,
+        reuse,
+        resume: args.resume,
+    })
+}
+
+fn default_jobs() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    processors.clamp(DEFAULT_JOBS_MIN, DEFAULT_JOBS_MAX)
+}
+
+/// `name:kbps`, separated by commas or spaces.
+fn tablespace_limits(text: &str) -> Option<Vec<(String, u32)>> {
+    let items = text.split([',', ' ', '\t', '\n']).map(str::trim).filter(|item| !item.is_empty());
+    items
+        .map(|item| {
+            let (name, limit) = item.rsplit_once(':')?;
+            Some((name.to_owned(), limit.trim().parse().ok()?))
+        })
+        .collect()
+}
+
+/// A reference by the directory of a backup.
+pub(super) fn reference(
+    backup: &Path,
+    tablespaces: &[Tablespace],
+    horizon_ns: i64,
+    reuse: Reuse,
+) -> Reference {
+    let tablespaces =
+        tablespaces.iter().map(|tablespace| (tablespace.oid, backup.join(tablespace.oid.to_string())));
+    Reference { data: backup.join(DATA_DIRECTORY), tablespaces: tablespaces.collect(), horizon_ns, reuse }
+}
+
+impl FilesOptions {
+    /// The record's `mode`.
+    pub(super) const fn mode(&self) -> &'static str {
+        match self.announcement {
+            Announcement::Concurrent => "rsync-concurrent",
+            Announcement::Exclusive => "rsync-exclusive",
+        }
+    }
+
+    /// The backups whose files may be used again.
+    ///
+    /// # Errors
+    /// When the catalogue can't be read, or there is nothing to resume.
+    pub(super) fn references(
+        &self,
+        catalog: &Catalog,
+        info: &BackupInfo,
+    ) -> Result<Vec<Reference>, CommandError> {
+        let backups = catalog.backups()?;
+        let mut references = Vec::new();
+        if self.resume {
+            let cut_off = backups.iter().rev().find(|other| {
+                other.id < info.id
+                    && other.status == Status::Failed
+                    && other.mode.as_deref().is_some_and(|mode| mode.starts_with("rsync"))
+                    && catalog.layout().backup_data(other.id).is_dir()
+            });
+            let cut_off = cut_off.ok_or_else(|| {
+                CommandError::new("there is no failed copy of files to go on with")
+                    .hint("take a backup without --resume")
+            })?;
+            references.push(reference(
+                &catalog.layout().backup(cut_off.id),
+                &cut_off.tablespaces,
+                0,
+                Reuse::Compare,
+            ));
+        }
+        if let Some(reuse) = self.reuse
+            && let Some(previous) = backups.usable_before(info.id)
+            && let Some(begin_time) = &previous.begin_time
+        {
+            let horizon_ns = i64::try_from(begin_time.timestamp().as_nanosecond()).unwrap_or(0);
+            let directory = catalog.layout().backup(previous.id);
+            references.push(reference(&directory, &previous.tablespaces, horizon_ns, reuse));
+        }
+        Ok(references)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_tablespaces_are_read() {
+        assert_eq!(
+            tablespace_limits(" a:100,b:x:7 ").unwrap(),
+            [("a".to_owned(), 100), ("b:x".to_owned(), 7)]
+        );
+        assert_eq!(tablespace_limits("").unwrap(), []);
+        for wrong in ["a", "a:", "a:fast"] {
+            assert_eq!(tablespace_limits(wrong), None, "{wrong}");
+        }
+    }
+}
