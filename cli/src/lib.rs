@@ -64,6 +64,9 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         Command::WalArchive(args) if !args.remote.local => {
             command::wal_archive::run_remote(&output, &global, args)
         }
+        Command::WalRestore(args) if !args.remote.local => {
+            command::wal_restore::run_remote(&output, &global, args)
+        }
         _ => prepare(&global, &command, &output)
             .and_then(|mut context| command::dispatch(&mut context, &command)),
     };
@@ -132,6 +135,7 @@ fn tell_configuration_warnings(context: &Context, command: &Command) {
             | Command::ReceiveWal(_)
             | Command::GetWal(_)
             | Command::WalArchive(_)
+            | Command::WalRestore(_)
     );
     let tell = |warning: &str, aloud: bool| {
         if aloud {

@@ -31,7 +31,7 @@ pub use restore::{RestoreArgs, TablespaceMapping};
 pub use setup::{CompletionsArgs, InstallLinksArgs, ManPagesArgs};
 pub use verify::{GenerateManifestArgs, VerifyBackupArgs};
 pub use wal::{DumpArgs, FilterArgs, StatsArgs, VerifyArgs, WalArgs, WalCommand, WalSource};
-pub use wal_client::{Destination, RemoteArgs, ShippedCompression, WalArchiveArgs};
+pub use wal_client::{Destination, RemoteArgs, ShippedCompression, WalArchiveArgs, WalRestoreArgs};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -210,6 +210,8 @@ pub enum Command {
     Wal(Box<WalArgs>),
     /// Hand a WAL file to a backup host, as a server's archive_command
     WalArchive(Box<WalArchiveArgs>),
+    /// Fetch a WAL file from a backup host, as a server's restore_command
+    WalRestore(Box<WalRestoreArgs>),
 }
 
 /// One server.

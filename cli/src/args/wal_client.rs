@@ -116,6 +116,58 @@ impl WalArchiveArgs {
     }
 }
 
+/// `wal-restore`.
+#[derive(Debug, Args)]
+#[command(version, disable_version_flag = true)]
+pub struct WalRestoreArgs {
+    /// The backup host.
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+    /// Wait this long before a failure is told, so that a standby does not ask all the time
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 0)]
+    pub sleep: u32,
+    /// Fetch this many files at once ahead of recovery; 1 fetches none ahead [default: 2, in recovery only]
+    #[arg(short, long, value_name = "JOBS")]
+    pub parallel: Option<u32>,
+    /// Keep up to this much WAL ready ahead of recovery, in MiB; 0 keeps none
+    #[arg(long, value_name = "MIB", default_value_t = 128)]
+    pub prefetch: u32,
+    /// Keep it below this directory [default: beside WAL_DEST]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub spool_dir: Option<PathBuf>,
+    /// Take a partial file too, when there is no complete one
+    #[arg(short = 'P', long)]
+    pub partial: bool,
+    /// Have the file compressed with gzip on its way
+    #[arg(short = 'z', long, group = "transfer")]
+    pub gzip: bool,
+    /// Have the file compressed with bzip2 on its way
+    #[arg(short = 'j', long, group = "transfer")]
+    pub bzip2: bool,
+    /// Have the file sent as it is stored
+    #[arg(long, group = "transfer")]
+    pub keep_compression: bool,
+    /// Print the version
+    #[arg(short = 'V', long, action = ArgAction::Version)]
+    pub version: Option<bool>,
+    /// The backup host, the server's name there, the WAL file's name (%f), and where to put it (%p)
+    #[arg(value_names = ["BARMAN_HOST", "SERVER", "WAL_NAME", "WAL_DEST"], num_args = 3..=4, required = true)]
+    words: Vec<OsString>,
+}
+
+impl WalRestoreArgs {
+    /// Host (unless `--local`) and server, the file's name, and its destination.
+    ///
+    /// # Errors
+    /// A sentence, when there are too few or too many of them, or one can't be what it stands for.
+    pub fn operands(&self) -> Result<(Destination, String, PathBuf), String> {
+        let expected = "BARMAN_HOST SERVER WAL_NAME WAL_DEST";
+        let ([server, name, path], host) = split(&self.words, self.remote.local, expected)?;
+        let name = name.to_string_lossy().into_owned();
+        Ok((Destination::new(host, server)?, name, PathBuf::from(path)))
+    }
+}
+
 /// Where WAL goes to or comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {

@@ -44,6 +44,7 @@ pub mod switch_wal;
 pub mod verify_backup;
 pub mod wal;
 pub mod wal_archive;
+pub mod wal_restore;
 
 /// Runs a command.
 ///
@@ -82,6 +83,7 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::InstallLinks(_) | Command::Completions(_) | Command::ManPages(_) => Ok(()),
         Command::VerifyBackup(args) => verify_backup::run(context, args),
         Command::WalArchive(args) => wal_archive::run_local(context, args),
+        Command::WalRestore(args) => wal_restore::run_local(context, args),
         Command::Wal(args) => wal::run(&context.output().clone(), Some(context), args),
     }
 }

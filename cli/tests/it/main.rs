@@ -35,4 +35,5 @@ mod switch_wal;
 mod verify_backup;
 mod wal;
 mod wal_archive;
+mod wal_restore;
 mod wal_scene;

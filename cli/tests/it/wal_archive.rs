@@ -22,7 +22,7 @@ fn what_is_shipped_to_barman_is_there_in_every_form() {
         // And once more: the same file is no news.
         scene.archive(Far::Barman, &options, file).success();
     }
-    assert_eq!(scene.logins(), 1, "one connection for all calls: {}", scene.sshd.log());
+    assert_eq!(scene.logins(), 1, "one connection for all calls: {}", scene.ssh_log());
 }
 
 #[test]
@@ -82,19 +82,19 @@ fn a_batch_is_acknowledged_file_by_file_without_another_connection() {
     for file in &files[1..4] {
         scene.archive(Far::Barman, &options, file).success();
     }
-    assert_eq!(scene.logins(), 1, "{}", scene.sshd.log());
+    assert_eq!(scene.logins(), 1, "{}", scene.ssh_log());
     assert!(!scene.barman.server_dir("main").join("incoming").join(&files[4]).exists());
 
     // Without --parallel, nothing is taken on trust.
     scene.archive(Far::Barman, &["--keep-connection", "0"], &files[1]).success();
-    assert_eq!(scene.logins(), 2, "{}", scene.sshd.log());
+    assert_eq!(scene.logins(), 2, "{}", scene.ssh_log());
     // Nor for another server, or a file whose content is another now.
     let changed = scene.wal(&files[2]);
     let mut content = fs::read(&changed).unwrap();
     content[8192] ^= 1;
     fs::write(&changed, content).unwrap();
     scene.archive(Far::Barman, &options, &files[2]);
-    assert_eq!(scene.logins(), 3, "{}", scene.sshd.log());
+    assert_eq!(scene.logins(), 3, "{}", scene.ssh_log());
 }
 
 #[test]

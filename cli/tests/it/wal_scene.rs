@@ -12,6 +12,7 @@ use crate::support::{Run, barkeep};
 /// Which program answers on the backup host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Far {
+    Barkeep,
     Barman,
 }
 
@@ -19,7 +20,8 @@ pub(crate) enum Far {
 pub(crate) struct Scene {
     pub(crate) cluster: Cluster,
     pub(crate) barman: Barman,
-    pub(crate) sshd: Sshd,
+    pub(crate) sshd: Option<Sshd>,
+    port: u16,
     pub(crate) dir: TestDir,
 }
 
@@ -38,7 +40,9 @@ impl Scene {
     pub(crate) fn with(cluster: Cluster) -> Self {
         let (barman, sshd, dir) = (Barman::new(), Sshd::start(), TestDir::new());
         barman.add_server("main", &cluster, "archiver = on\nstreaming_archiver = off");
-        let scene = Scene { cluster, barman, sshd, dir };
+        let ssh = sshd.ssh_command();
+        let port = sshd.port();
+        let scene = Scene { cluster, barman, sshd: Some(sshd), port, dir };
         for directory in ["incoming", "wals", "errors", "streaming", "base", "meta"] {
             fs::create_dir_all(scene.barman.server_dir("main").join(directory)).unwrap();
         }
@@ -46,7 +50,6 @@ impl Scene {
         let _ = scene.dir.subdir("run");
         let _ = scene.dir.subdir("bin");
         // Found before the system's: it knows the key and the host, as a user's configuration would.
-        let ssh = scene.sshd.ssh_command();
         let words = ssh.strip_suffix(" 127.0.0.1").unwrap().strip_prefix("ssh ").unwrap();
         let path = scene.dir.write("bin/ssh", format!("#!/bin/sh\nexec /usr/bin/ssh {words} \"$@\"\n"));
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -70,13 +73,14 @@ impl Scene {
     /// The words that name the backup host and the program there.
     pub(crate) fn words(&self, far: Far) -> Vec<String> {
         let program = match far {
+            Far::Barkeep => testkit::reachable_binary(barkeep()),
             Far::Barman => testkit::programs::barman_bin_dir().unwrap().join("barman"),
         };
         [
             "-U".to_owned(),
             testkit::unprivileged_user().name.clone(),
             "--port".to_owned(),
-            self.sshd.port().to_string(),
+            self.port.to_string(),
             "-c".to_owned(),
             self.barman.config_path().display().to_string(),
             "--remote-program".to_owned(),
@@ -93,6 +97,64 @@ impl Scene {
         let mut command = self.client();
         command.arg("wal-archive").args(self.words(far)).args(options).args(["127.0.0.1", "main", &path]);
         Run::of(&mut command)
+    }
+
+    /// `wal-restore` of a file to a path.
+    pub(crate) fn restore(&self, far: Far, options: &[&str], file: &str, to: &Path) -> Run {
+        let mut command = self.client();
+        command.arg("wal-restore").args(self.words(far)).args(options).args(["127.0.0.1", "main", file]);
+        Run::of(command.arg(to))
+    }
+
+    /// A `restore_command`, for a server of this scene's user.
+    pub(crate) fn restore_command(&self, far: Far) -> String {
+        let path = self.path().into_string().unwrap();
+        let run = self.dir.join("run").display().to_string();
+        let program = testkit::reachable_binary(barkeep()).display().to_string();
+        let words = shell_words::join(self.words(far));
+        format!("PATH={path} XDG_RUNTIME_DIR={run} {program} wal-restore {words} 127.0.0.1 main %f %p")
+    }
+
+    /// Brings everything that the cluster has written into the archive.
+    pub(crate) fn archive_everything(&self) {
+        let incoming = self.barman.server_dir("main").join("incoming");
+        for name in all_names(&self.wal("archive_status")) {
+            if let Some(file) = name.strip_suffix(".ready") {
+                fs::copy(self.wal(file), incoming.join(file)).unwrap();
+                fs::rename(
+                    self.wal(&format!("archive_status/{name}")),
+                    self.wal(&format!("archive_status/{file}.done")),
+                )
+                .unwrap();
+            }
+        }
+        testkit::unprivileged_user().take_over(&incoming);
+        self.on_backup_host(&["archive-wal", "main"]).success();
+    }
+
+    /// A base backup without WAL, by PostgreSQL's own tool, that is to be recovered with this command.
+    pub(crate) fn base_backup(&self, name: &str, restore_command: &str) -> PathBuf {
+        let destination = self.dir.join(name);
+        let tool = testkit::client_tool("pg_basebackup", self.cluster.major()).unwrap();
+        let mut command = Command::new(tool);
+        // Without a stream of WAL it would wait until all of it is archived.
+        command
+            .args(["-X", "stream", "-c", "fast", "-d"])
+            .arg(self.cluster.conninfo())
+            .arg("-D")
+            .arg(&destination);
+        Run::of(testkit::unprivileged_user().run_as(&mut command)).success();
+        for name in all_names(&destination.join("pg_wal")).iter().filter(|name| name.len() == 24) {
+            fs::remove_file(destination.join("pg_wal").join(name)).unwrap();
+        }
+        let settings =
+            format!("restore_command = '{}'\narchive_mode = off\n", restore_command.replace('\'', "''"));
+        let auto = destination.join("postgresql.auto.conf");
+        let before = fs::read_to_string(&auto).unwrap();
+        fs::write(&auto, before + &settings).unwrap();
+        fs::write(destination.join("recovery.signal"), "").unwrap();
+        testkit::unprivileged_user().take_over(&destination);
+        destination
     }
 
     /// barkeep on the backup host.
@@ -127,9 +189,29 @@ impl Scene {
         assert!(output.stdout == fs::read(self.wal(file)).unwrap(), "{file} differs");
     }
 
+    /// Nobody can connect any more.
+    pub(crate) fn stop_sshd(&mut self) {
+        self.sshd = None;
+    }
+
+    /// The cluster goes on on a new timeline.
+    pub(crate) fn promote(&mut self) {
+        self.cluster.stop(testkit::StopMode::Fast);
+        let signal = self.cluster.data_dir().join("standby.signal");
+        fs::write(&signal, "").unwrap();
+        testkit::unprivileged_user().take_over(&signal);
+        self.cluster.start_again();
+        self.cluster.promote();
+    }
+
+    /// What the SSH server has logged.
+    pub(crate) fn ssh_log(&self) -> String {
+        self.sshd.as_ref().map(Sshd::log).unwrap_or_default()
+    }
+
     /// How often somebody has logged in.
     pub(crate) fn logins(&self) -> usize {
-        self.sshd.log().matches("Accepted publickey").count()
+        self.ssh_log().matches("Accepted publickey").count()
     }
 
     fn path(&self) -> std::ffi::OsString {

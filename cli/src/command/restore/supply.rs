@@ -105,5 +105,5 @@ pub(super) fn get_wal_command(config: &Path, server: &str, partial: bool) -> Res
     };
     let partial = if partial { "-P " } else { "" };
     let server = command_word(server).map_err(|error| CommandError::new(error.to_string()))?;
-    Ok(format!("{} -c {} get-wal {partial}{server} %f > %p", word(&program)?, word(&config)?))
+    Ok(format!("{} -c {} wal-restore --local {partial}{server} %f %p", word(&program)?, word(&config)?))
 }

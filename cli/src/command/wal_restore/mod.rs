@@ -1,0 +1,236 @@
+//! `wal-restore`: the `restore_command` of a recovering PostgreSQL server, for a backup home on another host or on this one.
+//!
+//! The first call of a recovery starts a prefetcher in the background, which keeps the next segments ready; the calls
+//! that follow only rename. PostgreSQL takes any failure for the end of the archive, so a backup host that can't be reached is
+//! tried again, and a segment that another cluster wrote is never handed out.
+
+mod check;
+mod landing;
+mod plan;
+mod prefetch;
+mod recovery;
+mod source;
+mod spool;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use pgwal::WalFile;
+
+use self::check::{Check, Verdict};
+use self::landing::Landing;
+use self::prefetch::Limits;
+use self::recovery::Recovery;
+use self::source::{FetchError, Remote, Source};
+use self::spool::{Answer, Spool};
+use crate::args::{Destination, GlobalArgs, WalRestoreArgs};
+use crate::command::remote;
+use crate::context::{Context, Policy};
+use crate::error::{CommandError, exit};
+use crate::output::Output;
+
+/// How many files are fetched at once unless told otherwise.
+const JOBS: u32 = 2;
+/// How many may be.
+const JOBS_MAX: u32 = 32;
+
+/// Fetches a file from another host.
+///
+/// # Errors
+/// Exit code 1 when there is no such file, 3 when the name is none or the destination can't be written, else 2.
+pub fn run_remote(output: &Output, global: &GlobalArgs, args: &WalRestoreArgs) -> Result<(), CommandError> {
+    let (destination, name, path) = operands(args)?;
+    let Destination { host: Some(host), server } = destination else {
+        return Err(CommandError::new("a backup host is missing").code(exit::USAGE));
+    };
+    let ssh = remote::ssh_to(&host, &args.remote, output)?;
+    let mut command = remote::program(&args.remote, global)?.arg("get-wal");
+    if args.remote.test {
+        return remote::test(&ssh, &command.arg("--test").arg(&server).arg(&name), output);
+    }
+    for (chosen, option) in
+        [(args.gzip, "--gzip"), (args.bzip2, "--bzip2"), (args.keep_compression, "--keep-compression")]
+    {
+        if chosen {
+            command = command.arg(option);
+        }
+    }
+    let identity = format!("{ssh}\0{command}\0{server}");
+    let source = Source::Remote(Box::new(Remote { ssh, command, server }));
+    Request::new(args, &name, path, &identity)?.run(&source, output)
+}
+
+/// Fetches a file from this machine's home.
+///
+/// # Errors
+/// As for another host.
+pub fn run_local(context: &mut Context, args: &WalRestoreArgs) -> Result<(), CommandError> {
+    let (destination, name, path) = operands(args)?;
+    let server = context.server(&destination.server, Policy::Stored)?;
+    if args.remote.test {
+        server.output.info(format!("Ready to retrieve WAL files from the server {}", server.name()));
+        return Ok(());
+    }
+    let layout = server.layout();
+    let identity = format!("{}\0{}", layout.backup_directory.display(), layout.server);
+    let source = Source::Local(Box::new(layout));
+    Request::new(args, &name, path, &identity)?.run(&source, &server.output)
+}
+
+fn operands(args: &WalRestoreArgs) -> Result<(Destination, String, PathBuf), CommandError> {
+    args.operands().map_err(|error| CommandError::new(error).code(exit::USAGE))
+}
+
+/// What PostgreSQL asks for.
+#[derive(Debug)]
+struct Request {
+    file: WalFile,
+    destination: PathBuf,
+    partial: bool,
+    sleep: Duration,
+    recovery: Option<Recovery>,
+    /// Where files are kept ready, if they are to be.
+    spool: Option<Spool>,
+    limits: Limits,
+}
+
+impl Request {
+    fn new(
+        args: &WalRestoreArgs,
+        name: &str,
+        destination: PathBuf,
+        identity: &str,
+    ) -> Result<Self, CommandError> {
+        let input = |text: String| CommandError::new(text).code(exit::GET_WAL_INPUT);
+        let file: WalFile =
+            name.parse().map_err(|_| input(format!("'{name}' is not a valid wal file name")))?;
+        if destination.is_dir() {
+            return Err(input(format!("'{}' is a directory", destination.display()))
+                .hint("WAL_DEST is what PostgreSQL puts for %p"));
+        }
+        let recovery = Recovery::here();
+        let limits = Limits {
+            jobs: args.parallel.unwrap_or(JOBS).min(JOBS_MAX),
+            bytes: u64::from(args.prefetch) << 20,
+        };
+        // Beside a recovery; elsewhere only when somebody asks for it.
+        let is_wanted =
+            limits.jobs > 1 && limits.bytes > 0 && (recovery.is_some() || args.parallel.is_some());
+        let spool =
+            is_wanted.then(|| Spool::new(args.spool_dir.as_deref(), &destination, identity)).flatten();
+        let sleep = Duration::from_secs(args.sleep.into());
+        Ok(Request { file, destination, partial: args.partial, sleep, recovery, spool, limits })
+    }
+
+    fn run(&self, source: &Source, output: &Output) -> Result<(), CommandError> {
+        if let Some(spool) = Spool::to_be_served() {
+            return prefetch::serve(spool, source.clone(), self.file, self.recovery.clone(), self.limits)
+                .map_err(|error| CommandError::because("cannot prefetch", &error));
+        }
+        let outcome = self.fetch(source, output);
+        if outcome.is_err() {
+            thread::sleep(self.sleep);
+        }
+        outcome
+    }
+
+    fn fetch(&self, source: &Source, output: &Output) -> Result<(), CommandError> {
+        let postmaster = self.recovery.as_ref().map_or(0, Recovery::postmaster);
+        let asked = self.spool.as_ref().map(|spool| (spool, spool.ask(self.file, postmaster)));
+        match &asked {
+            Some((spool, Some(Answer::Ready))) if spool.take(self.file, &self.destination).is_ok() => {
+                return Ok(());
+            }
+            // It does not look for partial files.
+            Some((_, Some(Answer::Missing))) if !self.partial => {
+                return Err(FetchError::Missing(format!("WAL file '{}' not found", self.file)).into());
+            }
+            _ => {}
+        }
+        let outcome = self.fetch_directly(source, output);
+        // Also after a failure: recovery asks for histories that don't exist before it asks for what does.
+        if let Some((spool, None)) = asked {
+            let segment_bytes = match (self.file, &outcome) {
+                (WalFile::Segment(_), Ok(bytes)) => *bytes,
+                _ => 0,
+            };
+            if let Err(error) = spool.start_prefetcher(segment_bytes) {
+                output.debug(format!("Nothing is prefetched: {error}"));
+            }
+        }
+        outcome.map(|_| ())
+    }
+
+    /// Fetches the file itself: how many bytes it has.
+    fn fetch_directly(&self, source: &Source, output: &Output) -> Result<u64, CommandError> {
+        let directory = self.destination.parent().unwrap_or(Path::new("."));
+        let unwritable = |error: &io::Error| {
+            CommandError::new(format!("cannot write '{}': {error}", self.destination.display()))
+                .code(exit::GET_WAL_INPUT)
+        };
+        let system_id = self.recovery.as_ref().and_then(Recovery::system_id);
+        let fetched = source.fetch(self.file, self.partial, || {
+            Ok(Checked::new(Landing::create(directory)?, self.file, system_id))
+        });
+        let checked = fetched.map_err(|error| match error {
+            FetchError::Sink(error) => unwritable(&error),
+            error => error.into(),
+        })?;
+        let bytes = checked.bytes;
+        let (landing, verdict) = checked.finish();
+        match verdict {
+            Verdict::Sound => {}
+            Verdict::Useless(why) => {
+                return Err(CommandError::new(format!("WAL file '{}' cannot be used: {why}", self.file))
+                    .code(exit::CLIENT)
+                    .hint("is this the right server?"));
+            }
+            // The end of a timeline, or what a crashed server left: PostgreSQL reads as far as it goes.
+            Verdict::Faulty(why) if !self.partial => {
+                output.warning(format!("WAL file '{}' can be read in part only: {why}", self.file));
+            }
+            Verdict::Faulty(_) => {}
+        }
+        landing.land(&self.destination).map_err(|error| unwritable(&error))?;
+        Ok(bytes)
+    }
+}
+
+/// A sink that checks a segment on its way.
+#[derive(Debug)]
+struct Checked<W> {
+    sink: W,
+    check: Option<Check>,
+    bytes: u64,
+}
+
+impl<W: Write> Checked<W> {
+    fn new(sink: W, file: WalFile, system_id: Option<u64>) -> Self {
+        let check = match file {
+            WalFile::Segment(segment) => Some(Check::new(segment, system_id)),
+            _ => None,
+        };
+        Checked { sink, check, bytes: 0 }
+    }
+
+    fn finish(self) -> (W, Verdict) {
+        (self.sink, self.check.map_or(Verdict::Sound, Check::finish))
+    }
+}
+
+impl<W: Write> Write for Checked<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.sink.write_all(bytes)?;
+        self.bytes += bytes.len() as u64;
+        if let Some(check) = &mut self.check {
+            check.pass(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}

@@ -1,0 +1,354 @@
+//! The prefetcher: one process per recovery that keeps the next files ready, and ends by itself.
+//!
+//! Threads: one accepts calls and gives each a thread for its answer; some fetch, what was asked for before what is only
+//! expected; one watches whether anybody still wants this. A prefetched segment is kept only when it is sound: any
+//! other is left to the call that asks for it, which tells what is wrong with it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pgwal::history::MAX_HISTORY_BYTES;
+use pgwal::{History, SegmentSize, WalFile};
+
+use super::Checked;
+use super::check::Verdict;
+use super::plan::{Plan, depth};
+use super::recovery::Recovery;
+use super::source::{FetchError, Source};
+use super::spool::{Answer, Spool, short_path};
+
+/// How often it is looked whether the recovery goes on.
+const WATCH_INTERVAL: Duration = Duration::from_millis(300);
+/// After how long without a question it ends, beside a recovery that goes on: one segment may take long to replay.
+const IDLE_IN_RECOVERY: Duration = Duration::from_secs(600);
+/// And where there is no recovery to watch.
+const IDLE_ELSEWHERE: Duration = Duration::from_secs(30);
+/// How often somebody who waits is told that there is still somebody here.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
+/// How long a question may take to arrive.
+const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest question, in bytes.
+const QUESTION_BYTES_MAX: u64 = 128;
+/// How many questions are worked on at once; PostgreSQL asks one at a time.
+const QUESTIONS_MAX: usize = 8;
+
+/// How much is fetched ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Files at once.
+    pub(super) jobs: u32,
+    /// Bytes kept ready and being fetched, together.
+    pub(super) bytes: u64,
+}
+
+/// Serves a spool until nobody wants it any more; `first` is what the call that started this was asked for.
+///
+/// # Errors
+/// When it can't begin. That another one serves the spool already is none.
+pub(super) fn serve(
+    spool: Spool,
+    source: Source,
+    first: WalFile,
+    recovery: Option<Recovery>,
+    limits: Limits,
+) -> io::Result<()> {
+    // Signals of the server's process groups and terminals are not for it.
+    let _ = rustix::process::setsid();
+    spool.make()?;
+    let lock = OpenOptions::new().create(true).append(true).open(spool.path().join("lock"))?;
+    if lock.try_lock().is_err() {
+        return Ok(());
+    }
+    // Nothing that lies there is trusted: it may be of another time.
+    empty(&spool);
+    let directory = File::open(spool.path())?;
+    let listener = UnixListener::bind(short_path(&directory, "socket"))?;
+    let mut state = State { last_question: Some(Instant::now()), ..State::default() };
+    state.plan.size = SegmentSize::new(spool.segment_bytes());
+    match first {
+        WalFile::Segment(segment) => state.plan.cursor = Some(segment),
+        WalFile::History(_) => state.demanded.push_back(first),
+        _ => {}
+    }
+    let system_id = recovery.as_ref().and_then(Recovery::system_id);
+    let prefetcher = Arc::new(Prefetcher {
+        spool,
+        source,
+        recovery,
+        system_id,
+        limits,
+        state: Mutex::new(state),
+        changed: Condvar::new(),
+    });
+    for number in 0..limits.jobs {
+        let prefetcher = Arc::clone(&prefetcher);
+        thread::Builder::new().name("fetch".to_owned()).spawn(move || prefetcher.fetch_for_ever(number))?;
+    }
+    let accepting = Arc::clone(&prefetcher);
+    thread::Builder::new().name("answer".to_owned()).spawn(move || accepting.accept(&listener))?;
+    prefetcher.watch();
+    // The other threads end with the process.
+    drop(lock);
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Prefetcher {
+    spool: Spool,
+    source: Source,
+    recovery: Option<Recovery>,
+    system_id: Option<u64>,
+    limits: Limits,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    plan: Plan,
+    /// What lies ready, with its size in bytes.
+    ready: BTreeMap<String, u64>,
+    in_flight: BTreeSet<String>,
+    /// Asked for, not begun.
+    demanded: VecDeque<WalFile>,
+    /// What can't be had, until something else is asked for.
+    refused: BTreeMap<String, Answer>,
+    last_question: Option<Instant>,
+    questions: usize,
+    /// Somebody of another recovery asked, or all is over.
+    ended: bool,
+}
+
+impl Prefetcher {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when nobody wants this any more, with everything tidied up.
+    fn watch(&self) {
+        let idle_max = if self.recovery.is_some() { IDLE_IN_RECOVERY } else { IDLE_ELSEWHERE };
+        loop {
+            thread::sleep(WATCH_INTERVAL);
+            let goes_on = self.recovery.as_ref().is_none_or(Recovery::goes_on);
+            let mut state = self.state();
+            let idle = state.last_question.is_none_or(|at| at.elapsed() > idle_max) && state.questions == 0;
+            if idle || !goes_on || state.ended || !self.spool.path().exists() {
+                state.ended = true;
+                // With the state locked, no fetch ends now and no question is answered.
+                empty(&self.spool);
+                let _ = fs::remove_file(self.spool.path().join("lock"));
+                let _ = fs::remove_dir(self.spool.path());
+                return;
+            }
+        }
+    }
+
+    fn accept(self: &Arc<Self>, listener: &UnixListener) {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { continue };
+            let mut state = self.state();
+            if state.ended || state.questions >= QUESTIONS_MAX {
+                continue;
+            }
+            state.questions += 1;
+            drop(state);
+            let prefetcher = Arc::clone(self);
+            let answering = thread::Builder::new().name("answer".to_owned()).spawn(move || {
+                // Who has gone away gets no answer.
+                let _ = prefetcher.answer(stream);
+                prefetcher.state().questions -= 1;
+            });
+            if answering.is_err() {
+                self.state().questions -= 1;
+            }
+        }
+    }
+
+    fn answer(&self, mut stream: UnixStream) -> io::Result<()> {
+        stream.set_read_timeout(Some(QUESTION_PATIENCE))?;
+        stream.set_write_timeout(Some(QUESTION_PATIENCE))?;
+        let mut line = String::new();
+        BufReader::new((&stream).take(QUESTION_BYTES_MAX)).read_line(&mut line)?;
+        let mut words = line.trim_end().split(' ');
+        let question =
+            (words.next(), words.next().and_then(|name| name.parse::<WalFile>().ok()), words.next());
+        let (Some("get"), Some(file), Some(postmaster)) = question else { return Ok(()) };
+        let ours = self.recovery.as_ref().map_or(0, Recovery::postmaster);
+        let answer = if postmaster.parse() == Ok(ours) {
+            self.demand(file, &mut stream)?
+        } else {
+            // The server was started again meanwhile, perhaps from another backup.
+            self.state().ended = true;
+            Answer::Direct
+        };
+        stream.write_all(format!("{}\n", answer.word()).as_bytes())
+    }
+
+    /// Waits until a file is ready or known not to come.
+    fn demand(&self, file: WalFile, stream: &mut UnixStream) -> io::Result<Answer> {
+        let name = file.to_string();
+        let mut state = self.state();
+        state.last_question = Some(Instant::now());
+        state.refused.clear();
+        if let WalFile::Segment(segment) = file {
+            state.plan.cursor = Some(segment);
+            self.drop_what_is_behind(&mut state, &name);
+        }
+        if !state.ready.contains_key(&name) && !state.in_flight.contains(&name) {
+            state.demanded.push_front(file);
+        }
+        self.changed.notify_all();
+        let mut told = Instant::now();
+        loop {
+            if state.ended {
+                return Ok(Answer::Direct);
+            }
+            if state.ready.remove(&name).is_some() {
+                // Room for another.
+                self.changed.notify_all();
+                return Ok(Answer::Ready);
+            }
+            if let Some(answer) = state.refused.get(&name) {
+                return Ok(*answer);
+            }
+            if !state.in_flight.contains(&name) && !state.demanded.contains(&file) {
+                return Ok(Answer::Direct);
+            }
+            let waited = self.changed.wait_timeout(state, SIGN_OF_LIFE);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if told.elapsed() >= SIGN_OF_LIFE {
+                drop(state);
+                stream.write_all(b"wait\n")?;
+                told = Instant::now();
+                state = self.state();
+            }
+        }
+    }
+
+    /// Forgets files that recovery has passed, or will not come to.
+    fn drop_what_is_behind(&self, state: &mut State, asked_for: &str) {
+        let Some(size) = state.plan.size else { return };
+        let depth = depth(self.limits.bytes, size);
+        let behind: Vec<String> = state
+            .ready
+            .keys()
+            .filter(|name| name.as_str() != asked_for)
+            .filter(|name| match name.parse() {
+                Ok(WalFile::Segment(segment)) => !state.plan.has(segment, depth),
+                _ => true,
+            })
+            .cloned()
+            .collect();
+        for name in behind {
+            state.ready.remove(&name);
+            let _ = fs::remove_file(self.spool.path().join(name));
+        }
+    }
+
+    fn fetch_for_ever(&self, number: u32) {
+        let part = self.spool.path().join(format!("part-{number}"));
+        loop {
+            let mut state = self.state();
+            let file = loop {
+                if state.ended {
+                    return;
+                }
+                match self.choose(&mut state) {
+                    Some(file) => break file,
+                    None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                }
+            };
+            let name = file.to_string();
+            state.in_flight.insert(name.clone());
+            drop(state);
+
+            let fetched = self.fetch(file, &part);
+
+            let mut state = self.state();
+            state.in_flight.remove(&name);
+            if state.ended {
+                return;
+            }
+            match fetched {
+                Ok(bytes) if fs::rename(&part, self.spool.path().join(&name)).is_ok() => {
+                    if let (WalFile::Segment(_), None) = (file, state.plan.size) {
+                        state.plan.size = SegmentSize::new(bytes);
+                    }
+                    if let WalFile::History(timeline) = file {
+                        state.plan.history = read_history(&self.spool, timeline);
+                    }
+                    state.ready.insert(name, bytes);
+                }
+                Ok(_) => {
+                    state.refused.insert(name, Answer::Direct);
+                }
+                Err(answer) => {
+                    let _ = fs::remove_file(&part);
+                    state.refused.insert(name, answer);
+                }
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    /// What to fetch next: what is asked for, else the first segment that recovery will come to and that is not at hand.
+    fn choose(&self, state: &mut State) -> Option<WalFile> {
+        if let Some(file) = state.demanded.pop_front() {
+            return Some(file);
+        }
+        let size = state.plan.size?;
+        let depth = depth(self.limits.bytes, size);
+        let at_hand = state.ready.len() + state.in_flight.len();
+        if at_hand >= depth {
+            return None;
+        }
+        for names in state.plan.next(depth) {
+            let has = |name: &String| state.ready.contains_key(name) || state.in_flight.contains(name);
+            let texts: Vec<String> = names.iter().map(ToString::to_string).collect();
+            if texts.iter().any(has) {
+                continue;
+            }
+            let next = names.iter().zip(&texts).find(|(_, text)| !state.refused.contains_key(*text));
+            // Where one is missing, recovery stops; there is no use in what comes behind.
+            return next.map(|(segment, _)| WalFile::Segment(*segment));
+        }
+        None
+    }
+
+    /// Fetches a file: its size in bytes.
+    fn fetch(&self, file: WalFile, part: &std::path::Path) -> Result<u64, Answer> {
+        let create = || {
+            let sink = OpenOptions::new().write(true).create(true).truncate(true).open(part)?;
+            Ok(Checked::new(sink, file, self.system_id))
+        };
+        let checked = self.source.fetch(file, false, create).map_err(|error| match error {
+            FetchError::Missing(_) => Answer::Missing,
+            _ => Answer::Direct,
+        })?;
+        let bytes = checked.bytes;
+        match checked.finish() {
+            (_, Verdict::Sound) => Ok(bytes),
+            _ => Err(Answer::Direct),
+        }
+    }
+}
+
+fn read_history(spool: &Spool, timeline: pgwal::TimelineId) -> Option<History> {
+    let file = File::open(spool.path().join(WalFile::History(timeline).to_string())).ok()?;
+    let mut text = Vec::new();
+    file.take(MAX_HISTORY_BYTES as u64 + 1).read_to_end(&mut text).ok()?;
+    History::parse(timeline, &text).ok()
+}
+
+/// Removes everything but the lock.
+fn empty(spool: &Spool) {
+    let Ok(entries) = fs::read_dir(spool.path()) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name() != "lock") {
+        let _ = fs::remove_file(entry.path());
+    }
+}
