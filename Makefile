@@ -1,6 +1,6 @@
 # barkeep: `make demo` and `make test` are all a new machine needs, apart from Rust.
 .DEFAULT_GOAL := help
-.PHONY: help build test test-deps demo lint docs fmt bench fuzz clean
+.PHONY: help build dist test test-deps demo lint docs fmt bench fuzz clean
 
 # What the tests may not skip on a machine that installs its own dependencies. Set it empty to allow skips.
 REQUIRE_PG ?= 13,14,15,17,18
@@ -11,6 +11,9 @@ help: ## this list
 
 build: ## the release binary, target/release/barkeep
 	cargo build --release --locked -p barkeep
+
+dist: ## a tarball and a Debian package, with manual pages, completions and the systemd unit
+	scripts/dist.sh
 
 demo: ## back up a throw-away server, drop a table, go back to the moment before
 	scripts/demo.sh

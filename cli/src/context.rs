@@ -58,6 +58,21 @@ impl Context {
         Context { config, output, surroundings, runtime: None }
     }
 
+    /// The same surroundings with another configuration, read from the same file.
+    pub(crate) fn with_config(&self, config: Config) -> Self {
+        Context {
+            config,
+            output: self.output.clone(),
+            surroundings: Arc::clone(&self.surroundings),
+            runtime: None,
+        }
+    }
+
+    /// Goes by the configuration of `fresh` from now on.
+    pub(crate) fn replace_config(&mut self, fresh: Context) {
+        self.config = fresh.config;
+    }
+
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config

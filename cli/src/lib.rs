@@ -7,6 +7,7 @@ pub mod args;
 pub mod command;
 pub mod config;
 pub mod context;
+mod daemon;
 pub mod error;
 mod hooks;
 pub mod live;

@@ -5,6 +5,7 @@
 mod agent;
 mod archive;
 mod backup;
+mod daemon;
 mod inspect;
 mod legacy;
 mod multicall;
@@ -25,6 +26,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 pub use agent::AgentArgs;
 pub use archive::{CheckArchivedWalRangeArgs, CheckWalArchiveArgs, PutWalArgs};
 pub use backup::{BackupArgs, ReuseBackup};
+pub use daemon::DaemonArgs;
 pub use inspect::{ConfigSwitchArgs, ConfigUpdateArgs, DiagnoseArgs};
 pub use processes::TerminateProcessArgs;
 pub use restore::{RestoreArgs, TablespaceMapping};
@@ -158,6 +160,8 @@ pub enum Command {
     ConfigUpdate(ConfigUpdateArgs),
     /// Do the work of one minute for all servers: archive WAL, keep receivers running, apply retention
     Cron(CronArgs),
+    /// Do cron's work without cron, and take backups by schedule, until stopped
+    Daemon(DaemonArgs),
     /// Delete a backup, its incremental descendants, and the WAL that only they needed
     Delete(DeleteArgs),
     /// Make a backup_manifest for a backup that has none

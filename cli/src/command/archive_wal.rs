@@ -21,7 +21,7 @@ const STILL_ARRIVING: Duration = Duration::from_secs(60);
 
 /// How much to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verbosity {
+pub(crate) enum Verbosity {
     /// Each place looked at, even when there is nothing.
     Full,
     /// What was archived, and trouble.
@@ -30,7 +30,7 @@ pub(super) enum Verbosity {
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// This was archived.
     Ran(ArchiveReport),
     /// Another process is archiving.
@@ -56,7 +56,7 @@ pub fn run(context: &mut Context, args: &ServerArgs) -> Result<(), CommandError>
 ///
 /// # Errors
 /// When the configuration or the storage does not allow it at all.
-pub(super) fn archive(server: &ServerContext, verbosity: Verbosity) -> Result<Outcome, CommandError> {
+pub(crate) fn archive(server: &ServerContext, verbosity: Verbosity) -> Result<Outcome, CommandError> {
     let options = options(server)?;
     let mut teller = Teller { server, verbosity, header: None, told: 0 };
     let scripts = ArchiveScripts::of(server);

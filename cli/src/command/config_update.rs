@@ -48,7 +48,7 @@ pub fn run(context: &mut Context, args: &ConfigUpdateArgs) -> Result<(), Command
 ///
 /// # Errors
 /// When one can't be made; it stays queued.
-pub(super) fn drain(context: &Context) -> Result<(), CommandError> {
+pub(crate) fn drain(context: &Context) -> Result<(), CommandError> {
     let path = &context.config().global.config_changes_queue;
     if !path.exists() {
         return Ok(());

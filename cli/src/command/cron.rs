@@ -4,7 +4,8 @@
 //! it by. Receivers are started as processes that outlive this one.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use barkeep_catalog::lock::LockError;
 use barkeep_catalog::{ServerLock, Status, Task};
@@ -17,6 +18,9 @@ use crate::args::CronArgs;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
 use crate::verdicts::{self, Verdicts};
+
+/// How often it is meant to be run.
+pub(crate) const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Does what is due for every server.
 ///
@@ -69,6 +73,32 @@ fn serve(server: &ServerContext, launcher: &Launcher) -> Result<(), CommandError
     } else {
         stop_receiver(server, "has streaming_archiver = off")?;
     }
+    maintain_locked(server)
+}
+
+/// All of cron's work for one server but the starting of its receiver, for the daemon.
+///
+/// # Errors
+/// As for cron.
+pub(crate) fn maintain_if_due(server: &ServerContext) -> Result<(), CommandError> {
+    if !server.config.active() {
+        return stop_receiver(server, "is inactive");
+    }
+    if let [fault, ..] = server.config.faults() {
+        return Err(CommandError::new(format!("{fault} (server '{}' is disabled)", server.name())));
+    }
+    if server.config.passive() {
+        return Ok(());
+    }
+    server.catalog().create_directories()?;
+    if !server.config.streaming_archiver() {
+        stop_receiver(server, "has streaming_archiver = off")?;
+    }
+    maintain_locked(server)
+}
+
+fn maintain_locked(server: &ServerContext) -> Result<(), CommandError> {
+    let (name, output) = (server.name(), &server.output);
     let _lock = match ServerLock::try_acquire(&server.layout(), Task::Cron) {
         Ok(lock) => lock,
         Err(LockError::Held { .. }) => {
@@ -195,7 +225,8 @@ fn stop_receiver(server: &ServerContext, why: &str) -> Result<(), CommandError> 
 }
 
 /// Starts barkeep commands that go on after this process.
-pub(super) struct Launcher {
+#[derive(Debug)]
+pub(crate) struct Launcher {
     program: PathBuf,
     config: PathBuf,
     home: Option<std::ffi::OsString>,
@@ -203,7 +234,7 @@ pub(super) struct Launcher {
 }
 
 impl Launcher {
-    pub(super) fn new(context: &Context, keep_descriptors: bool) -> Self {
+    pub(crate) fn new(context: &Context, keep_descriptors: bool) -> Self {
         let invoked = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
         // The program may have been replaced since it was started: then its name leads to the new one.
         let program = std::env::current_exe().ok().filter(|path| path.exists()).unwrap_or(invoked);
@@ -216,10 +247,18 @@ impl Launcher {
     }
 
     pub(super) fn start_receiver(&self, server: &str) -> Result<(), CommandError> {
+        self.start(&["-q", "receive-wal", server]).map(drop)
+    }
+
+    /// Starts barkeep with these words, on the same configuration.
+    ///
+    /// # Errors
+    /// When the system does not let it.
+    pub(crate) fn start(&self, words: &[&str]) -> Result<Child, CommandError> {
         use std::os::unix::process::CommandExt;
         let mut command = Command::new(&self.program);
-        command.arg("-c").arg(&self.config).args(["-q", "receive-wal", server]).stdin(Stdio::null());
-        // A process group of its own: what stops cron must not stop the receiver.
+        command.arg("-c").arg(&self.config).args(words).stdin(Stdio::null());
+        // A process group of its own: what stops this process by a key must not stop that one.
         command.process_group(0);
         if let Some(home) = &self.home {
             command.env("HOME", home);
@@ -227,11 +266,9 @@ impl Launcher {
         if !self.keep_descriptors {
             command.stdout(Stdio::null()).stderr(Stdio::null());
         }
-        command.spawn().map(drop).map_err(|error| {
-            CommandError::because(
-                format_args!("cannot start '{}' receive-wal {server}", self.program.display()),
-                &error,
-            )
+        command.spawn().map_err(|error| {
+            let (program, words) = (self.program.display(), words.join(" "));
+            CommandError::because(format_args!("cannot start '{program}' {words}"), &error)
         })
     }
 }

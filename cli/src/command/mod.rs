@@ -18,6 +18,7 @@ pub mod config_update;
 mod config_values;
 pub(crate) mod connect;
 pub mod cron;
+pub mod daemon;
 pub mod delete;
 mod deletion;
 pub mod diagnose;
@@ -63,6 +64,7 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::ConfigSwitch(args) => config_switch::run(context, args),
         Command::ConfigUpdate(args) => config_update::run(context, args),
         Command::Cron(args) => cron::run(context, args),
+        Command::Daemon(args) => daemon::run(context, args),
         Command::Delete(args) => delete::run(context, args),
         Command::GenerateManifest(args) => generate_manifest::run(context, args),
         Command::Diagnose(args) => diagnose::run(context, args),

@@ -60,6 +60,7 @@ pub const GLOBAL_KEYS: &[&str] = &[
 #[rustfmt::skip]
 pub const OWN_KEYS: &[&str] = &[
     "agent",
+    "backup_schedule",
     "hook_timeout",
     "manifest_checksums",
     "wal_verify",
@@ -106,6 +107,7 @@ pub const SERVER_KEYS: &[Key] = &[
     key("backup_directory", S, Kind::Text, "", ACTED),
     key("backup_method", GSM, Kind::Choice(&["rsync", "postgres", "local-rsync", "snapshot", "local-to-cloud"]), "rsync", ACTED),
     key("backup_options", GSM, Kind::Choices(&["concurrent_backup", "exclusive_backup", "external_configuration"]), "", ACTED),
+    key("backup_schedule", GSM, Kind::Text, "", ACTED),
     key("bandwidth_limit", GSM, Kind::Text, "", ACTED),
     key("basebackup_retry_sleep", GSM, Kind::Natural, "30", ACTED),
     key("basebackup_retry_times", GSM, Kind::Natural, "0", ACTED),

@@ -237,6 +237,11 @@ impl ServerConfig {
         Duration::from_secs(self.natural("basebackup_retry_sleep").unwrap_or(30))
     }
 
+    /// `backup_schedule`: when the daemon takes backups, as crontab(5) would have it.
+    pub fn backup_schedule(&self) -> Option<&str> {
+        self.text("backup_schedule").map(str::trim).filter(|text| !text.is_empty())
+    }
+
     /// `hook_timeout`: how long a hook script may take; `None` for no limit.
     pub fn hook_timeout(&self) -> Option<Duration> {
         self.natural("hook_timeout").filter(|seconds| *seconds > 0).map(Duration::from_secs)

@@ -14,6 +14,7 @@ mod configuration;
 mod configuration_change;
 mod configuration_oracle;
 mod cron;
+mod daemon;
 mod delete;
 mod delta_restore;
 mod file_backup;

@@ -1,0 +1,7 @@
+//! The options of `daemon`.
+
+use clap::Args;
+
+/// `daemon`.
+#[derive(Debug, Args)]
+pub struct DaemonArgs {}
