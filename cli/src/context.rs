@@ -109,12 +109,14 @@ impl Context {
     pub fn runtime(&mut self) -> Result<&tokio::runtime::Runtime, CommandError> {
         let runtime = match self.runtime.take() {
             Some(runtime) => runtime,
-            None => tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(|error| CommandError::because("cannot start the event loop", &error))?,
+            None => new_runtime()?,
         };
         Ok(self.runtime.insert(runtime))
+    }
+
+    /// The runtime, if it was started.
+    pub fn started_runtime(&self) -> Option<&tokio::runtime::Runtime> {
+        self.runtime.as_ref()
     }
 
     /// One server by name, if the policy lets a command work on it.
@@ -203,6 +205,17 @@ impl Context {
         CommandError::new(format!("Unknown server '{name}'"))
             .hint(format!("{} has no such section; see: barkeep list-servers", self.config.path.display()))
     }
+}
+
+/// An event loop for sockets, on the thread that drives it.
+///
+/// # Errors
+/// When the system refuses.
+pub fn new_runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::because("cannot start the event loop", &error))
 }
 
 impl ServerContext {

@@ -3,12 +3,17 @@
 mod lines;
 mod report;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
+
 use crate::args::CheckArgs;
-use crate::context::{Context, Policy, ServerContext};
+use crate::context::{Context, Policy, ServerContext, new_runtime};
 use crate::error::{CommandError, exit};
 use crate::live::Live;
+use lines::Deadline;
 use report::{Checked, Nagios};
 
 pub use lines::{Line, Perf};
@@ -27,15 +32,11 @@ pub fn run(context: &mut Context, args: &CheckArgs) -> Result<(), CommandError> 
         Err(error) => return Err(error),
     };
     let mut nagios = Nagios::default();
-    for server in servers {
-        let checked = check(context, &server, args.check_timeout)?;
+    for checked in check_all(context, &servers, args.check_timeout)? {
         if args.nagios {
             nagios.add(&checked);
-            continue;
-        }
-        context.output().report(&checked);
-        if !checked.ok() {
-            context.output().mark_failed();
+        } else {
+            checked.tell(context.output());
         }
     }
     if args.nagios {
@@ -49,6 +50,40 @@ pub fn run(context: &mut Context, args: &CheckArgs) -> Result<(), CommandError> 
     Ok(())
 }
 
+/// How many servers are checked at the same time.
+const SERVERS_AT_ONCE: usize = 8;
+
+/// Checks servers, several at a time; the results come in the order of the servers.
+fn check_all(
+    context: &Context,
+    servers: &[ServerContext],
+    limit: Option<u64>,
+) -> Result<Vec<Checked>, CommandError> {
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<Checked>>> = servers.iter().map(|_| Mutex::default()).collect();
+    let work = || -> Result<(), CommandError> {
+        let runtime = new_runtime()?;
+        while let Some((server, result)) = {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            servers.get(at).zip(results.get(at))
+        } {
+            let checked = check_on(&runtime, context, server, limit);
+            *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(checked);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..SERVERS_AT_ONCE.min(servers.len()) {
+            // Without a thread to spare, there are fewer.
+            let _ = std::thread::Builder::new().name("check".to_owned()).spawn_scoped(scope, work);
+        }
+        work()
+    })?;
+    let checked =
+        |result: Mutex<Option<Checked>>| result.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(results.into_iter().filter_map(checked).collect())
+}
+
 /// Checks one server. `limit` in seconds overrides `check_timeout`; 0 is none.
 ///
 /// # Errors
@@ -58,11 +93,16 @@ pub fn check(
     server: &ServerContext,
     limit: Option<u64>,
 ) -> Result<Checked, CommandError> {
+    Ok(check_on(&new_runtime()?, context, server, limit))
+}
+
+fn check_on(runtime: &Runtime, context: &Context, server: &ServerContext, limit: Option<u64>) -> Checked {
     let limit = match limit {
         Some(0) => None,
         Some(seconds) => Some(Duration::from_secs(seconds)),
         None => server.config.check_timeout(),
     };
-    let live = Live::ask(context, server, limit)?;
-    Ok(Checked::new(server, lines::all(server, &live, context.now())))
+    let deadline = Deadline::after(limit);
+    let live = Live::ask_on(runtime, context, server, limit);
+    Checked::new(server, lines::all(server, &live, context.now(), deadline))
 }

@@ -22,9 +22,6 @@ pub(super) fn of_live(config: &ServerConfig, live: &Live, spelling: Spelling) ->
     }
     let sql = live.sql.known();
     of_sql(&mut values, sql, spelling);
-    if let Some(error) = live.sql.failure() {
-        values.insert("connection_error".to_owned(), json!(error));
-    }
     if let Some(streaming) = &live.streaming {
         of_streaming(&mut values, sql, streaming);
     }
@@ -79,7 +76,10 @@ fn of_sql(values: &mut Values, sql: Option<&Sql>, spelling: Spelling) {
     let mut put = |key: &str, value: Value| values.insert(key.to_owned(), value);
     put(
         "data_directory",
-        json!(sql.filter(|sql| sql.may_back_up).and_then(|sql| sql.setting("data_directory"))),
+        json!(
+            sql.filter(|sql| sql.may_back_up && sql.may_monitor)
+                .and_then(|sql| sql.setting("data_directory"))
+        ),
     );
     put("server_txt_version", json!(sql.map(|sql| &sql.version_text)));
     put("is_superuser", json!(sql.map(|sql| sql.is_superuser)));
@@ -109,7 +109,7 @@ fn of_sql(values: &mut Values, sql: Option<&Sql>, spelling: Spelling) {
         put(key, json!(sql.setting(key).and_then(|text| text.parse::<i64>().ok())));
     }
     put("xlog_segment_size", json!(sql.segment_size().map(pgwal::SegmentSize::bytes)));
-    put("has_backup_privileges", json!(sql.may_back_up));
+    put("has_backup_privileges", json!(sql.may_back_up && sql.may_monitor));
     put("has_monitoring_privileges", json!(sql.may_monitor));
     put("current_lsn", json!(sql.position.map(|lsn| lsn.to_string())));
     let size = match spelling {
@@ -147,7 +147,7 @@ fn of_archiver(values: &mut Values, archiver: &Archiver, spelling: Spelling) {
     put("last_failed_wal", json!(archiver.last_failed));
     put("last_failed_time", time(archiver.last_failed_time));
     put("stats_reset", time(archiver.since));
-    put("is_archiving", json!(archiver.works()));
+    put("is_archiving", json!(archiver.works));
     put("current_archived_wals_per_second", json!(archiver.per_second));
 }
 

@@ -99,8 +99,23 @@ impl Live {
         server: &ServerContext,
         limit: Option<Duration>,
     ) -> Result<Self, CommandError> {
+        // Started here, so that the context can be lent below.
+        context.runtime()?;
+        match context.started_runtime() {
+            Some(runtime) => Ok(Self::ask_on(runtime, context, server, limit)),
+            None => Ok(Live::default()),
+        }
+    }
+
+    /// [`ask`](Self::ask) on an event loop of the caller's, for servers that are asked at the same time.
+    pub fn ask_on(
+        runtime: &tokio::runtime::Runtime,
+        context: &Context,
+        server: &ServerContext,
+        limit: Option<Duration>,
+    ) -> Self {
         if server.config.passive() || !server.config.active() {
-            return Ok(Live::default());
+            return Live::default();
         }
         let config = &server.config;
         let slot = config.slot_name().map(str::to_owned);
@@ -112,7 +127,7 @@ impl Live {
         let wal_host =
             other_host.then(|| (connect::wal_sql(context, server), connect::wal_streaming(context, server)));
         let primary = connect::primary(context, server).transpose();
-        context.runtime()?.block_on(async {
+        runtime.block_on(async {
             let deadline = limit.map(|limit| tokio::time::Instant::now() + limit);
             let sql = within(deadline, ask_sql(main, slot.clone())).await;
             let streaming = match streaming {
@@ -130,7 +145,7 @@ impl Live {
                 Some(conninfo) => Some(within(deadline, ask_sql(conninfo, None)).await),
                 None => None,
             };
-            Ok(Live { sql, streaming, wal_host, primary })
+            Live { sql, streaming, wal_host, primary }
         })
     }
 

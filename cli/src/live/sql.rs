@@ -94,6 +94,8 @@ pub struct Archiver {
     pub since: Option<Timestamp>,
     /// Files a second since then.
     pub per_second: Option<f64>,
+    /// Whether archiving is on, and the last thing that happened was no failure.
+    pub works: bool,
 }
 
 impl Sql {
@@ -129,24 +131,14 @@ impl Sql {
     }
 }
 
-impl Archiver {
-    /// Whether the last thing that happened was a success; `None` when nothing happened yet.
-    pub fn works(&self) -> Option<bool> {
-        match (self.last_archived_time, self.last_failed_time) {
-            (None, None) => None,
-            (archived, failed) => Some(archived > failed),
-        }
-    }
-}
-
 /// Asks everything. Only a question that any user may ask is an error when it fails.
 pub(super) async fn ask(client: &Client, slot: Option<&str>) -> Result<Sql, Error> {
     let basics = "select current_setting('server_version_num') as version, \
          current_setting('server_version') as version_text, pg_is_in_recovery() as in_recovery, \
          (select rolsuper from pg_roles where rolname = current_user) as superuser, \
-         pg_has_role(current_user, 'pg_monitor', 'MEMBER') \
-         or (pg_has_role(current_user, 'pg_read_all_settings', 'MEMBER') \
-         and pg_has_role(current_user, 'pg_read_all_stats', 'MEMBER')) as monitor";
+         pg_has_role(current_user, 'pg_monitor', 'USAGE') \
+         or (pg_has_role(current_user, 'pg_read_all_settings', 'USAGE') \
+         and pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')) as monitor";
     let row = Row::of(client.simple_query(basics).await?);
     let mut sql = Sql {
         version: row.parse("version").unwrap_or(0),
@@ -209,7 +201,10 @@ async fn archiver(client: &Client) -> Option<Archiver> {
     let micros = |column: &str| format!("(extract(epoch from {column}) * 1000000)::bigint as {column}");
     let question = format!(
         "select archived_count, last_archived_wal, {}, failed_count, last_failed_wal, {}, {}, \
-         (archived_count / nullif(extract(epoch from age(now(), stats_reset)), 0))::float8 as per_second \
+         (archived_count / nullif(extract(epoch from age(now(), stats_reset)), 0))::float8 as per_second, \
+         current_setting('archive_mode') in ('on', 'always') and (last_failed_wal is null \
+         or last_failed_time <= last_archived_time or last_failed_wal like '%.history' \
+         and substr(last_failed_wal, 1, 8) <= substr(last_archived_wal, 1, 8)) as works \
          from pg_stat_archiver",
         micros("last_archived_time"),
         micros("last_failed_time"),
@@ -225,6 +220,7 @@ async fn archiver(client: &Client) -> Option<Archiver> {
         last_failed_time: row.time("last_failed_time"),
         since: row.time("stats_reset"),
         per_second: row.parse("per_second"),
+        works: row.flag("works"),
     })
 }
 

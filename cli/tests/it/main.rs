@@ -7,6 +7,7 @@ mod agent;
 mod archive_wal;
 mod backup;
 mod barman_interop;
+mod check_oracle;
 mod command_line;
 mod completeness;
 mod configparser;

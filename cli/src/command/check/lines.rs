@@ -1,11 +1,14 @@
 //! The checks themselves, in the order in which Barman shows them.
 //!
-//! Names are Barman's, where the question still makes sense. No external program is needed, so the lines about
-//! `pg_basebackup`, `pg_receivewal` and `rsync` are gone. Looking changes nothing but that missing directories are made.
+//! Names and hints are Barman's, so that what reads them goes on working; what to do about a failure is beside them, in a line of
+//! its own. Looking changes nothing but that missing directories are made.
 
 mod backups;
+mod copying;
 mod server;
 mod wal;
+
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -19,10 +22,12 @@ pub struct Line {
     pub name: String,
     /// Whether all is well.
     pub ok: bool,
-    /// More about it, or what to do; may be empty.
+    /// More about it; may be empty.
     pub hint: String,
     /// Still more, a line each.
     pub details: Vec<String>,
+    /// What to do about a failure.
+    pub cure: Option<String>,
 }
 
 /// Figures for monitoring.
@@ -55,20 +60,41 @@ impl Line {
 
 impl Lines {
     fn put(&mut self, name: impl Into<String>, ok: bool, hint: impl Into<String>) {
-        self.lines.push(Line { name: name.into(), ok, hint: hint.into(), details: Vec::new() });
+        self.lines.push(Line { name: name.into(), ok, hint: hint.into(), details: Vec::new(), cure: None });
     }
 
     fn ok(&mut self, name: impl Into<String>) {
         self.put(name, true, "");
     }
 
-    fn failed(&mut self, name: impl Into<String>, hint: impl Into<String>) {
-        self.put(name, false, hint);
+    fn failed(&mut self, name: impl Into<String>, hint: impl Into<String>, cure: impl Into<String>) {
+        self.judge(name, false, hint, cure);
+    }
+
+    /// A verdict with a hint either way, and a cure for the case that it is bad.
+    fn judge(&mut self, name: impl Into<String>, ok: bool, hint: impl Into<String>, cure: impl Into<String>) {
+        let cure = if ok { None } else { Some(cure.into()) };
+        self.lines.push(Line { name: name.into(), ok, hint: hint.into(), details: Vec::new(), cure });
+    }
+}
+
+/// The time that a check may still take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline(Option<Instant>);
+
+impl Deadline {
+    pub(super) fn after(limit: Option<Duration>) -> Self {
+        Deadline(limit.and_then(|limit| Instant::now().checked_add(limit)))
+    }
+
+    /// How long is left; `None` for ever.
+    fn left(self) -> Option<Duration> {
+        self.0.map(|end| end.saturating_duration_since(Instant::now()))
     }
 }
 
 /// Checks everything.
-pub(super) fn all(server: &ServerContext, live: &Live, now: Timestamp) -> Lines {
+pub(super) fn all(server: &ServerContext, live: &Live, now: Timestamp, deadline: Deadline) -> Lines {
     let mut lines = Lines::default();
     let config = &server.config;
     let operated = config.active() && !config.passive();
@@ -81,15 +107,23 @@ pub(super) fn all(server: &ServerContext, live: &Live, now: Timestamp) -> Lines 
     }
     backups::directories(&mut lines, server);
     backups::lines(&mut lines, server, &home, now);
+    let in_time = !config.active() || copying::lines(&mut lines, server, live, &home, deadline);
     backups::configuration(&mut lines, server);
+    server::identity(&mut lines, server, live);
     if operated {
-        server::identity(&mut lines, server, live);
-        wal::receiver(&mut lines, server);
+        wal::receiver(&mut lines, server, live);
         server::archiving(&mut lines, server, live);
     }
     wal::errors(&mut lines, server);
-    if live.timed_out() {
-        lines.failed("check timeout", "barkeep check command timed out");
+    if live.timed_out() || !in_time {
+        let name = server.name();
+        lines.failed(
+            "check timeout",
+            "barkeep check command timed out",
+            format!(
+                "see what keeps '{name}' from answering, or allow more time: check_timeout, --check-timeout"
+            ),
+        );
     }
     lines
 }

@@ -8,7 +8,7 @@ use super::lines::{Line, Lines, Perf};
 use crate::command::shown;
 use crate::config::ServerConfig;
 use crate::context::ServerContext;
-use crate::output::{Report, Style};
+use crate::output::{Format, Output, Report, Style};
 
 /// A server and what was found.
 #[derive(Debug)]
@@ -28,7 +28,41 @@ impl Checked {
     pub fn ok(&self) -> bool {
         self.lines.iter().all(|line| line.ok)
     }
+
+    /// Tells the result. What programs read has exactly Barman's keys: what to do about failures comes beside them,
+    /// as free text.
+    pub(super) fn tell(&self, output: &Output) {
+        output.report(self);
+        if self.counts() && !self.ok() {
+            output.mark_failed();
+        }
+        if output.style().format == Format::Json {
+            let name = self.config.name();
+            for line in &self.lines {
+                for note in line.details.iter().chain(&line.cure) {
+                    output.info(format!("{name}: {}: {note}", line.name));
+                }
+            }
+            if let Some(pending) = self.pending() {
+                output.info(format!("{name}: {PENDING}: {pending}"));
+            }
+        }
+    }
+
+    /// Whether its failures are the command's: those of a server that isn't operated are only told.
+    fn counts(&self) -> bool {
+        self.config.active()
+    }
+
+    /// The keys that are set and have no effect.
+    fn pending(&self) -> Option<String> {
+        let keys: Vec<&str> = self.config.pending().iter().copied().collect();
+        if keys.is_empty() { None } else { Some(keys.join(", ")) }
+    }
 }
+
+/// What is told of keys without effect: information, not a failure.
+const PENDING: &str = "configuration keys without effect";
 
 impl Report for Checked {
     fn server(&self) -> &str {
@@ -36,13 +70,7 @@ impl Report for Checked {
     }
 
     fn json(&self) -> Value {
-        let entry = |line: &Line| {
-            let mut object = json!({ "status": line.status(), "hint": line.hint });
-            if let (false, Some(object)) = (line.details.is_empty(), object.as_object_mut()) {
-                object.insert("details".to_owned(), json!(line.details));
-            }
-            (key(&line.name), object)
-        };
+        let entry = |line: &Line| (key(&line.name), json!({ "status": line.status(), "hint": line.hint }));
         Value::Object(self.lines.iter().map(entry).collect::<Map<_, _>>())
     }
 
@@ -55,9 +83,12 @@ impl Report for Checked {
                 (true, false) => format!("\u{1b}[31m{}\u{1b}[0m", line.status()),
             };
             text.push_str(&format!("\t{}: {status}{}\n", line.name, line.hint_in_brackets()));
-            for detail in &line.details {
-                text.push_str(&format!("\t\t{detail}\n"));
+            for note in line.details.iter().chain(&line.cure) {
+                text.push_str(&format!("\t\t{note}\n"));
             }
+        }
+        if let Some(pending) = self.pending() {
+            text.push_str(&format!("\t\t{PENDING}: {pending}\n"));
         }
         text
     }
@@ -76,6 +107,7 @@ pub(super) struct Nagios {
     issues: Vec<(String, Vec<String>)>,
     perf: Vec<String>,
     details: Vec<String>,
+    critical: bool,
 }
 
 impl Nagios {
@@ -85,6 +117,7 @@ impl Nagios {
         self.perf
             .push(format!("{name}={}B {name}_wals={}B", checked.perf.backup_bytes, checked.perf.wal_bytes));
         let failed: Vec<&Line> = checked.lines.iter().filter(|line| !line.ok).collect();
+        self.critical |= checked.counts() && !failed.is_empty();
         if !failed.is_empty() {
             self.issues.push((name.to_owned(), failed.iter().map(|line| line.name.clone()).collect()));
         }
@@ -94,30 +127,39 @@ impl Nagios {
     }
 
     pub(super) fn critical(&self) -> bool {
-        !self.issues.is_empty()
+        self.critical
     }
 
     pub(super) fn lines(&self) -> Vec<String> {
-        let perf = self.perf.join(" ");
+        let perf = if self.perf.is_empty() { String::new() } else { format!("|{}", self.perf.join(" ")) };
+        let with_issues = |name: &&String| self.issues.iter().any(|(one, _)| one == *name);
+        if !self.critical {
+            let good: Vec<&str> =
+                self.servers.iter().filter(|name| !with_issues(name)).map(String::as_str).collect();
+            let ignored: String =
+                self.issues.iter().map(|(name, _)| format!(" * IGNORING: {name}")).collect();
+            return vec![match good.as_slice() {
+                [] => format!("BARMAN OK - No server configured{ignored}"),
+                [one] => format!("BARMAN OK - Ready to serve the Espresso backup for {one}{ignored}{perf}"),
+                several => format!(
+                    "BARMAN OK - Ready to serve the Espresso backup for {} servers * {}{ignored}{perf}",
+                    several.len(),
+                    several.join(" * ")
+                ),
+            }];
+        }
         let issues: Vec<String> = self
             .issues
             .iter()
-            .map(|(name, failed)| format!("* {name} FAILED: {}", failed.join(", ")))
+            .map(|(name, failed)| format!("{name} FAILED: {}", failed.join(", ")))
             .collect();
-        let first = match (self.servers.as_slice(), self.issues.as_slice()) {
-            ([], _) => "BARMAN OK - No server configured".to_owned(),
-            ([one], []) => format!("BARMAN OK - Ready to serve the Espresso backup for {one}|{perf}"),
-            (several, []) => format!(
-                "BARMAN OK - Ready to serve the Espresso backup for {} servers * {}|{perf}",
-                several.len(),
-                several.join(" * ")
-            ),
-            ([one], _) => format!("BARMAN CRITICAL - server {one} has issues {}|{perf}", issues.join(" ")),
-            (several, with_issues) => format!(
-                "BARMAN CRITICAL - {} server out of {} have issues {}|{perf}",
-                with_issues.len(),
-                several.len(),
-                issues.join(" ")
+        let issues = issues.join(" * ");
+        let first = match self.servers.as_slice() {
+            [one] => format!("BARMAN CRITICAL - server {one} has issues * {issues}{perf}"),
+            several => format!(
+                "BARMAN CRITICAL - {} server out of {} have issues * {issues}{perf}",
+                self.issues.len(),
+                several.len()
             ),
         };
         std::iter::once(first).chain(self.details.iter().cloned()).collect()

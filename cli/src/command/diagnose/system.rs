@@ -5,8 +5,6 @@ use serde_json::{Value, json};
 
 use crate::command::shown::isoformat;
 
-/// The release of Barman that is followed: programs that read the report look for it.
-const BARMAN_VERSION: &str = "3.20.1";
 /// Where distributions say what they are (os-release(5)).
 const OS_RELEASE: &str = "/etc/os-release";
 
@@ -17,7 +15,7 @@ pub(super) fn info(now: Timestamp) -> Value {
     let kernel = [system.sysname(), system.nodename(), system.release(), system.version(), system.machine()];
     json!({
         "barkeep_ver": env!("CARGO_PKG_VERSION"),
-        "barman_ver": BARMAN_VERSION,
+        "barman_ver": crate::BARMAN_VERSION,
         "kernel_ver": format!("{} GNU/Linux", kernel.map(text).join(" ")),
         "release": release(&std::fs::read_to_string(OS_RELEASE).unwrap_or_default()),
         "python_ver": null,

@@ -51,6 +51,12 @@ impl Home {
         }
     }
 
+    /// The data directory that the newest backup came from.
+    pub(super) fn newest_pgdata(&self) -> Option<&str> {
+        let backups = self.backups.as_ref().ok()?;
+        backups.iter().rev().find_map(|backup| backup.pgdata.as_deref())
+    }
+
     /// How long ago the newest WAL of the newest backup was written.
     fn wal_age(&self) -> Option<Duration> {
         let written = self.newest.last_time?;
@@ -66,7 +72,11 @@ pub(super) fn directories(lines: &mut Lines, server: &ServerContext) {
     }
     match server.catalog().create_directories() {
         Ok(()) => lines.ok("directories"),
-        Err(error) => lines.failed("directories", crate::error::chain(&error)),
+        Err(error) => lines.failed(
+            "directories",
+            crate::error::chain(&error),
+            "make it, and give it to the user that barkeep runs as (barman_user)",
+        ),
     }
 }
 
@@ -75,11 +85,13 @@ pub(super) fn lines(lines: &mut Lines, server: &ServerContext, home: &Home, now:
     let config = &server.config;
     match verdicts::policy(config) {
         Ok(_) => lines.ok("retention policy settings"),
-        Err(error) => lines.failed("retention policy settings", error.to_string()),
+        Err(error) => {
+            lines.failed("retention policy settings", "see log", format!("correct retention_policy: {error}"))
+        }
     }
     let backups = match &home.backups {
         Ok(backups) => backups,
-        Err(error) => return lines.failed("catalogue", error.clone()),
+        Err(error) => return lines.failed("catalogue", error.clone(), "make it readable to barman_user"),
     };
     if !backups.faults.is_empty() {
         lines.lines.push(Line {
@@ -87,6 +99,9 @@ pub(super) fn lines(lines: &mut Lines, server: &ServerContext, home: &Home, now:
             ok: false,
             hint: format!("{} cannot be read", backups.faults.len()),
             details: backups.faults.iter().map(ToString::to_string).collect(),
+            cure: Some(
+                "mend the named lines, or move the files away; no other backup is affected".to_owned(),
+            ),
         });
     }
     let newest = backups.iter().rev().find(|backup| backup.status.is_usable());
@@ -94,29 +109,47 @@ pub(super) fn lines(lines: &mut Lines, server: &ServerContext, home: &Home, now:
     backup_age(lines, config.last_backup_maximum_age(), age);
     let bytes = newest.and_then(|backup| backup.size).unwrap_or(0);
     match config.last_backup_minimum_size() {
-        Some(minimum) if bytes < minimum => lines.failed(
+        Some(minimum) => lines.judge(
             "backup minimum size",
-            format!("last backup size {} < {} minimum", size_u64(bytes), size_u64(minimum)),
+            bytes >= minimum,
+            format!(
+                "last backup size {} {} {} minimum",
+                size_u64(bytes),
+                if bytes >= minimum { ">" } else { "<" },
+                size_u64(minimum)
+            ),
+            "see whether data is missing at the server, or lower last_backup_minimum_size",
         ),
-        _ => lines.put("backup minimum size", true, size_u64(bytes)),
+        None => lines.put("backup minimum size", true, size_u64(bytes)),
     }
     wal_age(lines, config.last_wal_maximum_age(), home.wal_age());
     lines.put("wal size", true, size_u64(home.newest.later.bytes));
     lines.perf = Perf { backup_bytes: bytes, wal_bytes: home.newest.later.bytes };
     match config.compression() {
-        Some("custom") => {
-            lines.failed("compression settings", "compression = custom is not available in barkeep")
-        }
+        Some("custom") => lines.failed(
+            "compression settings",
+            "compression = custom is not available in barkeep",
+            "choose another: gzip, bzip2, xz, zstd, lz4, snappy",
+        ),
         _ => lines.ok("compression settings"),
     }
     let failed = backups.iter().filter(|backup| backup.status == Status::Failed).count();
-    lines.put("failed backups", failed == 0, format!("there are {failed} failed backups"));
+    lines.judge(
+        "failed backups",
+        failed == 0,
+        format!("there are {failed} failed backups"),
+        format!(
+            "see why: barkeep show-backup {0} last-failed; then: barkeep delete {0} last-failed",
+            server.name()
+        ),
+    );
     let done = backups.iter().filter(|backup| backup.status == Status::Done && backup.is_root()).count();
     let minimum = config.minimum_redundancy();
-    lines.put(
+    lines.judge(
         "minimum redundancy requirements",
         done >= minimum as usize,
         format!("have {done} non-incremental backups, expected at least {minimum}"),
+        format!("take one: barkeep backup {}", server.name()),
     );
 }
 
@@ -129,6 +162,7 @@ pub(super) fn configuration(lines: &mut Lines, server: &ServerContext) {
             ok: false,
             hint: String::new(),
             details: faults.to_vec(),
+            cure: Some("correct the configuration; until then nothing is done with this server".to_owned()),
         });
     }
 }
@@ -138,21 +172,27 @@ fn backup_age(lines: &mut Lines, limit: Option<Interval>, age: Option<Duration>)
     let Some(limit) = limit else { return lines.put(NAME, true, "no last_backup_maximum_age provided") };
     let text = age.map_or_else(|| "No available backups".to_owned(), duration);
     let hint = format!("interval provided: {}, latest backup age: {text}", duration(limit.duration()));
-    lines.put(NAME, age.is_some_and(|age| age <= limit.duration()), hint);
+    lines.judge(
+        NAME,
+        age.is_some_and(|age| age <= limit.duration()),
+        hint,
+        "take a backup, and see why the scheduled one is missing",
+    );
 }
 
 fn wal_age(lines: &mut Lines, limit: Option<Interval>, age: Option<Duration>) {
     const NAME: &str = "wal maximum age";
+    const CURE: &str = "see whether WAL arrives: cron, receive-wal, archive_command; an idle server may need archive_timeout";
     let Some(limit) = limit else { return lines.put(NAME, true, "no last_wal_maximum_age provided") };
     match age {
-        None => lines.failed(NAME, "No WAL files archived for last backup"),
+        None => lines.failed(NAME, "No WAL files archived for last backup", CURE),
         Some(age) => {
             let hint = format!(
                 "interval provided: {}, latest wal age: {}",
                 duration(limit.duration()),
                 duration(age)
             );
-            lines.put(NAME, age <= limit.duration(), hint);
+            lines.judge(NAME, age <= limit.duration(), hint, CURE);
         }
     }
 }

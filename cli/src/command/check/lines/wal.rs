@@ -8,19 +8,29 @@ use pgwal::WalFile;
 use super::Lines;
 use super::backups::Home;
 use crate::context::ServerContext;
+use crate::live::Live;
 
-/// Whether any WAL ever arrived. Told only when not.
+/// Whether any WAL ever arrived, be it that it still waits for being archived. Told only when not.
 pub(super) fn archive(lines: &mut Lines, server: &ServerContext, home: &Home) {
-    if home.waiting || home.archive_empty == Some(false) {
+    let (config, layout) = (&server.config, server.layout());
+    let waits = config.archiver() && has_segment(&layout.incoming)
+        || config.streaming_archiver() && has_segment(&layout.streaming);
+    if home.waiting || waits || home.archive_empty == Some(false) {
         return;
     }
-    let name = server.name();
     lines.failed(
         "WAL archive",
+        "please make sure WAL shipping is setup",
         format!(
-            "nothing is archived yet: once WAL arrives, run 'barkeep switch-wal --force --archive {name}'"
+            "nothing is archived yet: once WAL arrives, run 'barkeep switch-wal --force --archive {}'",
+            server.name()
         ),
     );
+}
+
+/// Whether a complete segment lies in a directory.
+fn has_segment(directory: &Path) -> bool {
+    names(directory).iter().any(|name| name.parse().is_ok_and(is_segment))
 }
 
 /// Whether WAL waits where nobody takes it, or more of it than should. Told only when so.
@@ -34,14 +44,15 @@ pub(super) fn queues(lines: &mut Lines, server: &ServerContext) {
         let waiting = count_waiting(directory);
         if !used && waiting > 0 {
             let hint = format!("'{}' must be empty when {key}=off", directory.display());
-            lines.failed(format!("empty {name} directory"), hint);
+            let cure = format!("set {key} = on to have them archived, or move them away");
+            lines.failed(format!("empty {name} directory"), hint, cure);
         }
     }
     for (name, used, _, directory) in directories {
         let waiting = count_waiting(directory);
         if let Some(limit) = config.max_incoming_wals_queue().filter(|limit| used && waiting > *limit) {
             let hint = format!("there are too many WALs in queue: {waiting}, max {limit}");
-            lines.failed(format!("{name} WALs directory"), hint);
+            lines.failed(format!("{name} WALs directory"), hint, "see whether cron runs, and keeps up");
         }
     }
 }
@@ -53,15 +64,22 @@ fn count_waiting(directory: &Path) -> u64 {
 }
 
 /// Whether the receiver runs, for a server that is streamed from.
-pub(super) fn receiver(lines: &mut Lines, server: &ServerContext) {
+pub(super) fn receiver(lines: &mut Lines, server: &ServerContext, live: &Live) {
     if !server.config.streaming_archiver() {
         return;
     }
     const NAME: &str = "receive-wal running";
+    super::copying::client(lines, "pg_receivexlog", live);
+    let cure = format!(
+        "'barkeep cron' starts it; the log says why it stopped, and so does 'barkeep receive-wal {}'",
+        server.name()
+    );
     match ServerLock::holder(&server.layout(), Task::ReceiveWal) {
         Ok(Some(_)) => lines.ok(NAME),
-        Ok(None) => lines.failed(NAME, "'barkeep cron' starts it; the log says why it stopped"),
-        Err(error) => lines.failed(NAME, error.to_string()),
+        Ok(None) => lines.failed(NAME, "See the Barman log file for more details", cure),
+        Err(error) => {
+            lines.failed(NAME, error.to_string(), "make the lock directory readable to barman_user")
+        }
     }
 }
 
@@ -84,7 +102,9 @@ pub(super) fn errors(lines: &mut Lines, server: &ServerContext) {
     let kinds = kinds.into_iter().chain([("unknown failure", names.len() - known)]);
     let told: Vec<String> =
         kinds.filter(|(_, count)| *count > 0).map(|(kind, count)| format!("{kind}: {count}")).collect();
-    lines.failed("archiver errors", told.join(", "));
+    let cure =
+        format!("look at the files in {}, and remove them when they are of no use", directory.display());
+    lines.failed("archiver errors", told.join(", "), cure);
 }
 
 /// The names in a directory; none when it does not exist.
