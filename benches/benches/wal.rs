@@ -4,7 +4,7 @@
 //! measure.
 
 use std::hint::black_box;
-use std::io::{Cursor, Read};
+use std::io::{BufRead, Cursor};
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use pgwal::index::{IndexOptions, Indexer, SegmentIndex};
@@ -20,9 +20,9 @@ const MAJORS: [u32; 2] = [18, 15];
 struct Wal(Vec<(SegmentName, Vec<u8>)>);
 
 impl SegmentSource for Wal {
-    fn open(&self, segment: SegmentName) -> std::io::Result<Option<Box<dyn Read + '_>>> {
+    fn open(&self, segment: SegmentName) -> std::io::Result<Option<Box<dyn BufRead + '_>>> {
         let found = self.0.iter().find(|(name, _)| *name == segment);
-        Ok(found.map(|(_, bytes)| Box::new(Cursor::new(bytes)) as Box<dyn Read>))
+        Ok(found.map(|(_, bytes)| Box::new(Cursor::new(bytes)) as Box<dyn BufRead>))
     }
 }
 

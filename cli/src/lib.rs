@@ -12,6 +12,7 @@ pub mod error;
 mod hooks;
 pub mod live;
 mod logging;
+mod moment;
 pub mod output;
 mod privilege;
 mod program;

@@ -1,7 +1,8 @@
 #![doc = include_str!("../README.md")]
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "fast"), forbid(unsafe_code))]
 #![deny(missing_docs)]
 
+mod checksum;
 pub mod decoder;
 pub mod fault;
 pub mod history;

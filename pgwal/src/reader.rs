@@ -1,7 +1,10 @@
 //! Where segments come from: a directory, or whatever else implements [`SegmentSource`].
 
+#[cfg(all(feature = "fast", target_os = "linux"))]
+mod mapped;
+
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use crate::{SegmentName, WalFile};
@@ -16,7 +19,23 @@ pub trait SegmentSource: Sync {
     ///
     /// # Errors
     /// When it is there but can't be opened.
-    fn open(&self, segment: SegmentName) -> io::Result<Option<Box<dyn Read + '_>>>;
+    fn open(&self, segment: SegmentName) -> io::Result<Option<Box<dyn BufRead + '_>>>;
+}
+
+/// A plain file, to be read from where it stands by someone who doesn't wait for anything in between.
+///
+/// With the feature `fast`, on Linux, a file that nobody has open for writing is read without being copied: see
+/// [`read_file`] for one whose reader may stop for long, as for a pager.
+pub fn map_file(file: File) -> Box<dyn BufRead + Send> {
+    #[cfg(all(feature = "fast", target_os = "linux"))]
+    return Box::new(mapped::MappedFile::new(file));
+    #[cfg(not(all(feature = "fast", target_os = "linux")))]
+    read_file(file)
+}
+
+/// A plain file, to be read from where it stands.
+pub fn read_file(file: File) -> Box<dyn BufRead + Send> {
+    Box::new(BufReader::with_capacity(CHUNK_BYTES, file))
 }
 
 /// A directory of plain segments, like `pg_wal`.
@@ -55,10 +74,10 @@ impl SegmentDir {
 
 impl SegmentSource for SegmentDir {
     /// Opens the segment, or else its `.partial` file.
-    fn open(&self, segment: SegmentName) -> io::Result<Option<Box<dyn Read + '_>>> {
+    fn open(&self, segment: SegmentName) -> io::Result<Option<Box<dyn BufRead + '_>>> {
         for file in [WalFile::Segment(segment), WalFile::Partial(segment)] {
             match File::open(self.path.join(file.to_string())) {
-                Ok(file) => return Ok(Some(Box::new(file))),
+                Ok(file) => return Ok(Some(map_file(file))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -67,16 +86,17 @@ impl SegmentSource for SegmentDir {
     }
 }
 
-/// Reads until `buffer` is full or the input ends; returns how much was read.
-pub(crate) fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match input.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+/// The bytes to be read next, at most `limit` of them; none at the end. They have to be consumed.
+///
+/// # Errors
+/// When the input can't be read.
+pub fn next_bytes(input: &mut dyn BufRead, limit: usize) -> io::Result<&[u8]> {
+    // Asked twice, because a borrow that is returned can't be retried in a loop.
+    while let Err(error) = input.fill_buf() {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
         }
     }
-    Ok(filled)
+    let bytes = input.fill_buf()?;
+    Ok(&bytes[..bytes.len().min(limit)])
 }

@@ -9,7 +9,7 @@
 //! if none is expected; and the timeline in the first pages of a segment where it gives an earlier one and a promotion
 //! follows.
 
-use std::io;
+use std::io::{self, BufRead, Read};
 use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::decoder::{Decoder, Keep};
 use crate::fault::{Fault, FaultKind};
 use crate::page;
-use crate::reader::{CHUNK_BYTES, SegmentSource, fill};
+use crate::reader::{SegmentSource, next_bytes};
 use crate::record::Parts;
 use crate::{Lsn, SegmentName, SegmentSize, TimelineId, WalVersion};
 
@@ -36,7 +36,7 @@ pub struct VerifyOptions {
 }
 
 /// What was found in a segment.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct SegmentReport {
     /// The segment.
     pub segment: SegmentName,
@@ -66,6 +66,8 @@ pub struct SegmentReport {
     pub faults: Vec<Fault>,
     /// How many faults there are beyond those.
     pub more_faults: u64,
+    /// Why it couldn't be read to its end, if it couldn't.
+    pub failed: Option<VerifyError>,
 }
 
 /// A segment that can't be verified.
@@ -104,7 +106,27 @@ pub enum VerifyError {
 impl SegmentReport {
     /// Whether nothing is wrong with it.
     pub fn is_sound(&self) -> bool {
-        self.faults.is_empty()
+        self.faults.is_empty() && self.failed.is_none()
+    }
+
+    const fn new(segment: SegmentName) -> Self {
+        SegmentReport {
+            segment,
+            version: None,
+            system_id: None,
+            timeline: None,
+            bytes: 0,
+            records: 0,
+            first: None,
+            last: None,
+            begins_inside_record: false,
+            end: None,
+            crosses: false,
+            unfinished: None,
+            faults: Vec::new(),
+            more_faults: 0,
+            failed: None,
+        }
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -122,7 +144,8 @@ impl SegmentReport {
 /// Memory does not grow with the number of segments, but for their reports.
 ///
 /// # Errors
-/// When a segment can't be read. Faults in what was read are no errors: they are in the reports.
+/// When the segment size isn't given and the first segment doesn't tell it. What is wrong with a segment, be it that it can't
+/// be read, is no error: it is in its report.
 pub fn verify_segments(
     source: &dyn SegmentSource,
     segments: &[SegmentName],
@@ -136,14 +159,13 @@ pub fn verify_segments(
         None => segment_size(source, *first)?,
     };
     let job = Job { source, segments, options, size };
-    let mut worker = Worker::new();
     let mut before: Option<SegmentReport> = None;
     for start in (0..segments.len()).step_by(BATCH) {
         let batch = start..segments.len().min(start + BATCH);
         let mut done =
             if threads > 1 { verify_batch(&job, batch.clone(), threads) } else { Vec::new() }.into_iter();
         for index in batch {
-            let mut report = done.next().unwrap_or_else(|| worker.verify(&job, index))?;
+            let mut report = done.next().unwrap_or_else(|| job.verify(index));
             if let Some(before) = before.take() {
                 link(&before, &mut report, size);
                 each(before);
@@ -159,21 +181,16 @@ pub fn verify_segments(
 const BATCH: usize = 512;
 
 /// Reports of the segments with these indexes, in order.
-fn verify_batch(
-    job: &Job<'_>,
-    batch: Range<usize>,
-    threads: usize,
-) -> Vec<Result<SegmentReport, VerifyError>> {
+fn verify_batch(job: &Job<'_>, batch: Range<usize>, threads: usize) -> Vec<SegmentReport> {
     let next = AtomicUsize::new(batch.start);
     let work = || {
-        let mut worker = Worker::new();
         let mut reports = Vec::new();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             if index >= batch.end {
                 return reports;
             }
-            reports.push((index, worker.verify(job, index)));
+            reports.push((index, job.verify(index)));
         }
     };
     let mut reports: Vec<_> = std::thread::scope(|scope| {
@@ -194,9 +211,10 @@ fn verify_batch(
 /// When it can't be read or doesn't tell.
 pub fn segment_size(source: &dyn SegmentSource, segment: SegmentName) -> Result<SegmentSize, VerifyError> {
     let mut input = open(source, segment)?.ok_or(VerifyError::Missing { segment })?;
-    let mut start = [0; page::LONG_HEADER_BYTES];
-    let count = fill(&mut *input, &mut start).map_err(|source| VerifyError::Read { segment, source })?;
-    match page::identify_segment(&start[..count]) {
+    let mut start = Vec::with_capacity(page::LONG_HEADER_BYTES);
+    let read = (&mut *input).take(page::LONG_HEADER_BYTES as u64).read_to_end(&mut start);
+    read.map_err(|source| VerifyError::Read { segment, source })?;
+    match page::identify_segment(&start) {
         Some((_, _, _, size)) => Ok(size),
         None => Err(VerifyError::NoSize { segment }),
     }
@@ -205,7 +223,7 @@ pub fn segment_size(source: &dyn SegmentSource, segment: SegmentName) -> Result<
 fn open(
     source: &dyn SegmentSource,
     segment: SegmentName,
-) -> Result<Option<Box<dyn io::Read + '_>>, VerifyError> {
+) -> Result<Option<Box<dyn BufRead + '_>>, VerifyError> {
     source.open(segment).map_err(|source| VerifyError::Read { segment, source })
 }
 
@@ -216,142 +234,96 @@ struct Job<'j> {
     size: SegmentSize,
 }
 
-/// One thread's buffers.
-struct Worker {
-    buffer: Vec<u8>,
-}
-
-impl Worker {
-    fn new() -> Self {
-        Worker { buffer: vec![0; CHUNK_BYTES] }
+impl Job<'_> {
+    fn verify(&self, index: usize) -> SegmentReport {
+        let mut report = SegmentReport::new(self.segments[index]);
+        report.failed = self.verify_into(&mut report, index).err();
+        report
     }
 
-    fn verify(&mut self, job: &Job<'_>, index: usize) -> Result<SegmentReport, VerifyError> {
-        let segment = job.segments[index];
-        let start = segment.first_lsn(job.size).ok_or(VerifyError::Name { segment, size: job.size })?;
-        let mut decoder = Decoder::new(start, job.size).with_keep(Keep::Headers).strict();
-        if let Some(system_id) = job.options.system_id {
+    fn verify_into(&self, report: &mut SegmentReport, index: usize) -> Result<(), VerifyError> {
+        let segment = report.segment;
+        let start = segment.first_lsn(self.size).ok_or(VerifyError::Name { segment, size: self.size })?;
+        let mut decoder = Decoder::new(start, self.size).with_keep(Keep::Headers).strict();
+        if let Some(system_id) = self.options.system_id {
             decoder = decoder.with_system_id(system_id);
         }
         decoder.expect_timeline(segment.timeline());
-        let mut report = SegmentReport {
-            segment,
-            version: None,
-            system_id: None,
-            timeline: None,
-            bytes: 0,
-            records: 0,
-            first: None,
-            last: None,
-            begins_inside_record: false,
-            end: None,
-            crosses: false,
-            unfinished: None,
-            faults: Vec::new(),
-            more_faults: 0,
-        };
-        let may_end = job.options.may_end && index + 1 == job.segments.len();
-        let mut input = open(job.source, segment)?.ok_or(VerifyError::Missing { segment })?;
-        loop {
-            let count = fill(&mut *input, &mut self.buffer)
-                .map_err(|source| VerifyError::Read { segment, source })?;
-            report.begins_inside_record |= report.bytes == 0 && begins_inside_record(&self.buffer[..count]);
-            report.bytes += count as u64;
-            if count == 0 || !self.feed(&mut decoder, count, &mut report, may_end) {
-                break;
-            }
-        }
-        if report.end.is_none() {
-            self.end_of_segment(job, index, &mut decoder, &mut report, may_end)?;
-        }
+        let may_end = self.options.may_end && index + 1 == self.segments.len();
+        let read = self.feed_all(&mut decoder, report, may_end);
         report.version = decoder.version();
         report.system_id = decoder.system_id();
         report.timeline = decoder.timeline();
-        Ok(report)
+        read.map_err(|source| VerifyError::Read { segment, source })?;
+        if report.end.is_none() {
+            self.end_of_segment(index, &mut decoder, report, may_end);
+        }
+        Ok(())
     }
 
-    /// Checks what the buffer holds; `false` when the WAL ends there.
-    fn feed(
-        &mut self,
-        decoder: &mut Decoder,
-        count: usize,
-        report: &mut SegmentReport,
-        may_end: bool,
-    ) -> bool {
-        let mut input = &self.buffer[..count];
+    /// Checks the segment's bytes, up to where the WAL ends.
+    fn feed_all(&self, decoder: &mut Decoder, report: &mut SegmentReport, may_end: bool) -> io::Result<()> {
+        let Some(mut input) = self.source.open(report.segment)? else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let mut head = Vec::with_capacity(page::LONG_HEADER_BYTES);
         loop {
-            match decoder.next(&mut input) {
-                Ok(None) => return true,
-                Ok(Some(record)) => {
-                    report.records += 1;
-                    report.last = Some(record.lsn);
-                    if report.first.is_none() && report.faults.is_empty() {
-                        report.first = Some((record.lsn, record.header.prev));
-                    }
-                    if let Err(kind) = Parts::check(&record) {
-                        report.fault(kind.at(record.lsn));
-                    }
-                }
-                Err(fault) if may_end => {
-                    report.end = Some(fault);
-                    return false;
-                }
-                Err(fault) => {
-                    report.fault(fault);
-                    decoder.resync();
-                }
+            let bytes = next_bytes(&mut *input, usize::MAX)?;
+            if head.len() < page::LONG_HEADER_BYTES {
+                let wanted = bytes.len().min(page::LONG_HEADER_BYTES - head.len());
+                head.extend_from_slice(&bytes[..wanted]);
+                report.begins_inside_record = begins_inside_record(&head);
             }
+            let count = bytes.len();
+            report.bytes += count as u64;
+            if count == 0 || !feed(decoder, bytes, report, may_end) {
+                return Ok(());
+            }
+            input.consume(count);
         }
     }
 
     /// The segment's bytes are used up: follow its last record into the next, and check what only shows at the end.
-    fn end_of_segment(
-        &mut self,
-        job: &Job<'_>,
-        index: usize,
-        decoder: &mut Decoder,
-        report: &mut SegmentReport,
-        may_end: bool,
-    ) -> Result<(), VerifyError> {
-        let expected = job.size.bytes();
+    fn end_of_segment(&self, index: usize, decoder: &mut Decoder, report: &mut SegmentReport, may_end: bool) {
+        let expected = self.size.bytes();
         if report.bytes != expected && !(may_end && report.bytes < expected) {
             let fault = FaultKind::SegmentLength { found: report.bytes, expected };
             report.fault(fault.at(decoder.position()));
-            return Ok(());
+            return;
         }
         if let Some(fault) = decoder.end_segment() {
             report.fault(fault);
         }
         let mut follow = index;
         while decoder.unfinished().is_some() {
-            let (at, wanted) = (job.segments[follow], job.segments.get(follow + 1).copied());
+            let (at, wanted) = (self.segments[follow], self.segments.get(follow + 1).copied());
             follow += 1;
-            let next = wanted.filter(|next| at.on(next.timeline()).next(job.size) == Some(*next));
+            let next = wanted.filter(|next| at.on(next.timeline()).next(self.size) == Some(*next));
             let Some(next) = next else { break };
-            let mut input = open(job.source, next)?.ok_or(VerifyError::Missing { segment: next })?;
+            let Some(start) = next.first_lsn(self.size) else { break };
             decoder.expect_timeline(next.timeline());
-            let start =
-                next.first_lsn(job.size).ok_or(VerifyError::Name { segment: next, size: job.size })?;
-            self.follow(decoder, &mut *input, report, (next, start))?;
+            // If it can't be read to its end, its own report says so.
+            let read = self.follow(decoder, report, (next, start));
+            if read.is_err() || next.end_lsn(self.size) != Some(decoder.position()) {
+                break;
+            }
         }
         report.unfinished = decoder.unfinished().map(|(lsn, ..)| lsn);
-        Ok(())
     }
 
     /// Feeds the next segment until the unfinished record is whole, or known not to be.
     fn follow(
-        &mut self,
+        &self,
         decoder: &mut Decoder,
-        input: &mut dyn io::Read,
         report: &mut SegmentReport,
         (segment, start): (SegmentName, Lsn),
-    ) -> Result<(), VerifyError> {
+    ) -> io::Result<()> {
+        let mut input = self.source.open(segment)?.ok_or(io::ErrorKind::NotFound)?;
         loop {
             // A page at a time, so that nothing of the segment itself is checked twice.
-            let page = &mut self.buffer[..page::PAGE_BYTES as usize];
-            let count = fill(input, page).map_err(|source| VerifyError::Read { segment, source })?;
-            let mut rest = &page[..count];
-            match decoder.next(&mut rest) {
+            let mut page = next_bytes(&mut *input, page::PAGE_BYTES as usize)?;
+            let count = page.len();
+            match decoder.next(&mut page) {
                 Ok(None) if count > 0 => {}
                 Ok(None) => return Ok(()),
                 Ok(Some(record)) => {
@@ -371,8 +343,36 @@ impl Worker {
                     return Ok(());
                 }
             }
+            input.consume(count);
             if decoder.unfinished().is_none() {
                 return Ok(());
+            }
+        }
+    }
+}
+
+/// Checks a piece of a segment; `false` when the WAL ends there.
+fn feed(decoder: &mut Decoder, mut input: &[u8], report: &mut SegmentReport, may_end: bool) -> bool {
+    loop {
+        match decoder.next(&mut input) {
+            Ok(None) => return true,
+            Ok(Some(record)) => {
+                report.records += 1;
+                report.last = Some(record.lsn);
+                if report.first.is_none() && report.faults.is_empty() {
+                    report.first = Some((record.lsn, record.header.prev));
+                }
+                if let Err(kind) = Parts::check(&record) {
+                    report.fault(kind.at(record.lsn));
+                }
+            }
+            Err(fault) if may_end => {
+                report.end = Some(fault);
+                return false;
+            }
+            Err(fault) => {
+                report.fault(fault);
+                decoder.resync();
             }
         }
     }

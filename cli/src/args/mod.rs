@@ -32,7 +32,7 @@ pub use processes::TerminateProcessArgs;
 pub use restore::{RestoreArgs, TablespaceMapping};
 pub use setup::{CompletionsArgs, InstallLinksArgs, ManPagesArgs};
 pub use verify::{GenerateManifestArgs, VerifyBackupArgs};
-pub use wal::{DumpArgs, FilterArgs, StatsArgs, VerifyArgs, WalArgs, WalCommand, WalSource};
+pub use wal::{DumpArgs, FilterArgs, IndexArgs, StatsArgs, VerifyArgs, WalArgs, WalCommand, WalSource};
 pub use wal_client::{Destination, RemoteArgs, ShippedCompression, WalArchiveArgs, WalRestoreArgs};
 
 /// The whole command line.

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use pgwal::rmgr::Rmgr;
-use pgwal::{Fork, Lsn, RelFile};
+use pgwal::{Fork, Lsn, PgTimestamp, RelFile};
+
+use crate::moment::Moment;
 
 /// `wal`.
 #[derive(Debug, Args)]
@@ -23,6 +25,8 @@ pub enum WalCommand {
     Stats(StatsArgs),
     /// Print records, as pg_waldump does
     Dump(DumpArgs),
+    /// Summarise each segment: commits, restore points, checkpoints, what was destroyed, which blocks changed
+    Index(IndexArgs),
     /// List commits and aborts with their times
     Commits(WalSource),
     /// Find what destroyed data: dropped and truncated relations, dropped databases
@@ -80,6 +84,20 @@ pub struct StatsArgs {
     pub by_relation: bool,
 }
 
+/// `wal index`.
+#[derive(Debug, Args)]
+pub struct IndexArgs {
+    /// Which WAL.
+    #[command(flatten)]
+    pub source: WalSource,
+    /// Also list the relation files whose blocks change, and how many of them do
+    #[arg(long)]
+    pub blocks: bool,
+    /// One summary of all segments that follow one another
+    #[arg(long)]
+    pub merge: bool,
+}
+
 /// `wal dump`.
 #[derive(Debug, Args)]
 pub struct DumpArgs {
@@ -118,12 +136,12 @@ pub struct FilterArgs {
     /// Records with a full-page image
     #[arg(short = 'w', long)]
     pub fullpage: bool,
-    /// Records after the first commit or abort at this moment or later (2024-05-01 10:00:00+00)
-    #[arg(long, value_name = "TIME")]
-    pub since: Option<jiff::Timestamp>,
+    /// Records after the first commit or abort at this moment or later ("2024-05-01 10:00:00 Europe/Rome")
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub since: Option<PgTimestamp>,
     /// Records before the first commit or abort later than this moment
-    #[arg(long, value_name = "TIME")]
-    pub until: Option<jiff::Timestamp>,
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub until: Option<PgTimestamp>,
 }
 
 impl WalCommand {
@@ -133,6 +151,7 @@ impl WalCommand {
             WalCommand::Verify(args) => &args.source,
             WalCommand::Stats(args) => &args.source,
             WalCommand::Dump(args) => &args.source,
+            WalCommand::Index(args) => &args.source,
             WalCommand::Commits(source) | WalCommand::Find(source) => source,
         }
     }
@@ -155,6 +174,11 @@ fn relation(text: &str) -> Result<RelFile, String> {
             "\"{text}\" is no relation file: expected TABLESPACE/DATABASE/NUMBER, like 1663/5/16384"
         )),
     }
+}
+
+fn time(text: &str) -> Result<PgTimestamp, String> {
+    let read = Moment::read(text, &jiff::tz::TimeZone::system()).and_then(|moment| moment.postgres());
+    read.map_err(|error| error.to_string())
 }
 
 fn fork(text: &str) -> Result<Fork, String> {

@@ -4,7 +4,6 @@
 //! Everything that can be wrong is found first; a refused restore has touched nothing.
 
 mod choose;
-mod moment;
 mod options;
 mod report;
 mod scripts;

@@ -37,5 +37,6 @@ mod switch_wal;
 mod verify_backup;
 mod wal;
 mod wal_archive;
+mod wal_inputs;
 mod wal_restore;
 mod wal_scene;

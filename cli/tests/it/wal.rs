@@ -10,13 +10,13 @@ use testkit::{Cluster, StopMode};
 use crate::support::Home;
 
 /// A stopped cluster with some WAL, and its segments in order.
-struct Wal {
+pub(crate) struct Wal {
     cluster: Cluster,
-    segments: Vec<PathBuf>,
+    pub(crate) segments: Vec<PathBuf>,
 }
 
 impl Wal {
-    fn make(major: u32) -> Self {
+    pub(crate) fn make(major: u32) -> Self {
         let settings = [("wal_keep_size", "1GB"), ("autovacuum", "off"), ("wal_level", "logical")];
         let mut builder = Cluster::builder(major).segment_size_mib(1);
         for (key, value) in settings {
@@ -40,12 +40,16 @@ impl Wal {
         Wal { cluster, segments }
     }
 
-    fn paths(&self) -> Vec<&Path> {
+    pub(crate) fn paths(&self) -> Vec<&Path> {
         self.segments.iter().map(PathBuf::as_path).collect()
     }
 }
 
-fn barkeep(words: &[&str], paths: &[&Path], stdin: Option<&[u8]>) -> (Option<i32>, String, String) {
+pub(crate) fn barkeep(
+    words: &[&str],
+    paths: &[&Path],
+    stdin: Option<&[u8]>,
+) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_barkeep"));
     command.args(words).args(paths).env("HOME", "/nonexistent");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

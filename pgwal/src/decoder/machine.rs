@@ -1,6 +1,7 @@
 //! The decoder's inner workings: from phase to phase, page to page, piece to piece of a record.
 
 use super::{Decoder, Pending, Phase, Step, round_up};
+use crate::checksum;
 use crate::fault::{Fault, FaultKind, ZeroPlace};
 use crate::page::{Expected, LONG_HEADER_BYTES, PAGE_BYTES, PageHeader, SHORT_HEADER_BYTES};
 use crate::record::{MAX_RECORD_BYTES, RECORD_HEADER_BYTES, RecordHeader};
@@ -67,8 +68,7 @@ impl Decoder {
         };
         *input = after;
         self.at = self.at.wrapping_add(u64::from(header.total_bytes));
-        let crc = crc32c::crc32c(&bytes[RECORD_HEADER_BYTES..]);
-        self.complete(&header, lsn, crc32c::crc32c_append(crc, &bytes[..RECORD_HEADER_BYTES - 4]), bytes)?;
+        self.complete(&header, lsn, checksum::of_record(bytes), bytes)?;
         Ok(Some(Step::Whole(header, lsn, bytes)))
     }
 
@@ -107,7 +107,7 @@ impl Decoder {
         let Some(header) = pending.header else { return self.collect_header(input, pending) };
         let wanted = u64::from(pending.total - pending.got).min(self.page_rest());
         let bytes = self.take(input, wanted);
-        pending.crc = crc32c::crc32c_append(pending.crc, bytes);
+        pending.crc = checksum::append(pending.crc, bytes);
         pending.got += bytes.len() as u32;
         let room = (pending.limit as usize).saturating_sub(self.assembly.len());
         self.assembly.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -118,7 +118,7 @@ impl Decoder {
     /// The record in the assembly is all there.
     fn assembled<'i>(&mut self, pending: &Pending, header: &RecordHeader) -> Result<Step<'i>, Fault> {
         let lsn = Lsn::from_u64(pending.start);
-        let computed = crc32c::crc32c_append(pending.crc, &self.assembly[..RECORD_HEADER_BYTES - 4]);
+        let computed = checksum::append(pending.crc, &self.assembly[..RECORD_HEADER_BYTES - 4]);
         let assembly = std::mem::take(&mut self.assembly);
         let completed = self.complete(header, lsn, computed, &assembly);
         self.assembly = assembly;

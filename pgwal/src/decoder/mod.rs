@@ -6,9 +6,10 @@
 
 mod machine;
 
+use crate::checksum;
 use crate::fault::{Fault, FaultKind};
 use crate::page::PAGE_BYTES;
-use crate::record::{MAX_HEADERS_BYTES, RECORD_HEADER_BYTES, Record, RecordHeader};
+use crate::record::{MAX_HEADERS_BYTES, Record, RecordHeader};
 use crate::strict::Strict;
 use crate::{Lsn, SegmentSize, TimelineId, WalVersion};
 
@@ -280,8 +281,7 @@ impl Decoder {
         {
             return None;
         }
-        let crc = crc32c::crc32c(&bytes[RECORD_HEADER_BYTES..]);
-        if crc32c::crc32c_append(crc, &bytes[..RECORD_HEADER_BYTES - 4]) != header.crc {
+        if checksum::of_record(bytes) != header.crc {
             return None;
         }
         *input = after;

@@ -1,6 +1,6 @@
 //! Verification of real WAL: sound as it is, and never with a bit flipped.
 
-use std::io::{Cursor, Read};
+use std::io::{BufRead, Cursor};
 
 use pgwal::reader::{SegmentDir, SegmentSource};
 use pgwal::verify::{SegmentReport, VerifyOptions, verify_segments};
@@ -14,9 +14,9 @@ use crate::workload::Workload;
 struct InMemory(Vec<(SegmentName, Vec<u8>)>);
 
 impl SegmentSource for InMemory {
-    fn open(&self, segment: SegmentName) -> std::io::Result<Option<Box<dyn Read + '_>>> {
+    fn open(&self, segment: SegmentName) -> std::io::Result<Option<Box<dyn BufRead + '_>>> {
         let found = self.0.iter().find(|(name, _)| *name == segment);
-        Ok(found.map(|(_, bytes)| Box::new(Cursor::new(bytes)) as Box<dyn Read>))
+        Ok(found.map(|(_, bytes)| Box::new(Cursor::new(bytes)) as Box<dyn BufRead>))
     }
 }
 

@@ -59,6 +59,36 @@ fn the_wal_library_brings_no_runtime_unless_asked() {
     assert!(!tree.lines().any(|line| line.starts_with("tokio")), "{tree}");
 }
 
+/// Its checksum and its errors, with what those bring.
+const WAL_LIBRARY_CRATES_MAX: usize = 8;
+
+#[test]
+fn the_wal_library_brings_a_handful_of_crates() {
+    let output = cargo(&["tree", "--locked", "-p", "pgwal", "--edges", "normal", "--prefix", "none"]);
+    let tree = String::from_utf8_lossy(&output.stdout);
+    let crates: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(crates.contains("crc32c") && crates.len() <= WAL_LIBRARY_CRATES_MAX, "{crates:?}");
+}
+
+/// Where a bench shows that it pays.
+const UNSAFE: [&str; 2] = ["pgwal/src/checksum/short.rs", "pgwal/src/reader/mapped.rs"];
+
+#[test]
+fn unsafe_code_is_where_it_is_known_to_be() {
+    let mut sources = Vec::new();
+    for member in ["pgwal", "pgbase", "catalog", "retention", "transport", "cli", "testkit"] {
+        collect(&workspace().join(member).join("src"), &mut sources);
+    }
+    let allows = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.contains("#![allow(") && text.contains("unsafe_code")
+    };
+    let mut found: Vec<PathBuf> = sources.into_iter().filter(allows).collect();
+    found.sort();
+    let expected: Vec<PathBuf> = UNSAFE.iter().map(|path| workspace().join(path)).collect();
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn there_is_one_cryptography_provider() {
     let output = cargo(&["tree", "--locked", "--workspace", "--all-features", "--prefix", "none"]);

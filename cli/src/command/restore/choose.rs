@@ -6,8 +6,8 @@ use barkeep_catalog::{BackupInfo, Backups, Catalog};
 use pgbase::restore::{BackupFacts, BackupFormat, TablespaceFacts, resolve_timeline};
 use pgwal::{History, RecoveryTarget, TargetKind};
 
-use super::moment::postgres_time;
 use crate::error::CommandError;
+use crate::moment::postgres_time;
 
 /// What the names of `pg_basebackup`'s archives end in.
 const ARCHIVE_ENDS: [&str; 4] = [".tar", ".tar.gz", ".tar.lz4", ".tar.zst"];

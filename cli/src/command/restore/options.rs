@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use jiff::tz::TimeZone;
 use pgwal::{RecoveryTarget, TargetKind};
 
-use super::moment::Moment;
 use crate::args::RestoreArgs;
 use crate::error::CommandError;
+use crate::moment::Moment;
 use crate::output::Output;
 
 /// The target as typed and as PostgreSQL takes it.

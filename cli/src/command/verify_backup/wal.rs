@@ -1,10 +1,10 @@
 //! The WAL that a backup needs, looked for and read in the archive.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader};
 
 use barkeep_catalog::{BackupInfo, Layout, Status, wal};
 use pgbase::manifest::{ManifestFacts, WalRange};
-use pgwal::reader::SegmentSource;
+use pgwal::reader::{CHUNK_BYTES, SegmentSource};
 use pgwal::verify::{SegmentReport, VerifyOptions, verify_segments};
 use pgwal::{SegmentName, WalFile};
 
@@ -115,7 +115,10 @@ fn verify_range(
 fn faults_before(report: &SegmentReport, range: WalRange) -> Vec<String> {
     let segment = report.segment;
     let needed = report.faults.iter().filter(|fault| fault.lsn < range.end);
-    needed.map(|fault| format!("WAL segment {segment} at {}: {}", fault.lsn, fault.kind)).collect()
+    let mut faults: Vec<String> =
+        needed.map(|fault| format!("WAL segment {segment} at {}: {}", fault.lsn, fault.kind)).collect();
+    faults.extend(report.failed.as_ref().map(|error| chain(error)));
+    faults
 }
 
 /// Segments wherever they are: archived, or on their way.
@@ -131,8 +134,10 @@ impl Archive<'_> {
 }
 
 impl SegmentSource for Archive<'_> {
-    fn open(&self, segment: SegmentName) -> io::Result<Option<Box<dyn Read + '_>>> {
+    fn open(&self, segment: SegmentName) -> io::Result<Option<Box<dyn BufRead + '_>>> {
         let found = wal::find(self.layout, WalFile::Segment(segment), false).map_err(io::Error::other)?;
-        found.map(|wal| Ok(Box::new(wal.plain().map_err(io::Error::other)?) as Box<dyn Read>)).transpose()
+        let Some(found) = found else { return Ok(None) };
+        let plain = found.plain().map_err(io::Error::other)?;
+        Ok(Some(Box::new(BufReader::with_capacity(CHUNK_BYTES, plain))))
     }
 }

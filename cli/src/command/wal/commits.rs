@@ -5,12 +5,13 @@ use pgwal::rmgr::xact::{Completion, Xact};
 use pgwal::rmgr::{Operation, Rmgr};
 use serde_json::json;
 
-use super::input::Input;
-use super::{Lines, Stop, stream};
+use super::input::{Input, Pace};
+use super::stream::{self, Ended};
+use super::{Lines, Stop};
 use crate::args::WalSource;
 
-pub(super) fn run(input: &Input, source: &WalSource, lines: &mut Lines) -> Result<(), Stop> {
-    stream::records(input, source, |record, parts| {
+pub(super) fn run(input: &Input, source: &WalSource, lines: &mut Lines) -> Result<Option<Ended>, Stop> {
+    stream::records(input, source, Pace::OfOutput, |record, parts| {
         if record.rmgr() != Rmgr::Transaction {
             return Ok(());
         }

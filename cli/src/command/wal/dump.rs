@@ -6,14 +6,15 @@ use pgwal::{BlockRef, Parts, Record};
 use serde_json::{Map, json};
 
 use super::filter::Filter;
-use super::input::Input;
-use super::{Lines, Stop, stream};
+use super::input::{Input, Pace};
+use super::stream::{self, Ended};
+use super::{Lines, Stop};
 use crate::args::DumpArgs;
 
-pub(super) fn run(input: &Input, args: &DumpArgs, lines: &mut Lines) -> Result<(), Stop> {
+pub(super) fn run(input: &Input, args: &DumpArgs, lines: &mut Lines) -> Result<Option<Ended>, Stop> {
     let (mut filter, mut description) = (Filter::new(&args.filter), Description::new());
     let mut left = args.limit.unwrap_or(u32::MAX);
-    stream::records(input, &args.source, |record, parts| {
+    stream::records(input, &args.source, Pace::OfOutput, |record, parts| {
         if !filter.accepts(record, parts) {
             return Ok(());
         }
@@ -25,7 +26,7 @@ pub(super) fn run(input: &Input, args: &DumpArgs, lines: &mut Lines) -> Result<(
         if left == 0 { Err(Stop::Closed) } else { Ok(()) }
     })
     .or_else(|stop| match stop {
-        Stop::Closed => Ok(()),
+        Stop::Closed => Ok(None),
         failed @ Stop::Failed(_) => Err(failed),
     })
 }

@@ -9,20 +9,17 @@ use crate::args::FilterArgs;
 /// A filter, and the time that the WAL has reached.
 pub(super) struct Filter<'f> {
     args: &'f FilterArgs,
-    since: Option<PgTimestamp>,
-    until: Option<PgTimestamp>,
     reached: Option<PgTimestamp>,
 }
 
 impl<'f> Filter<'f> {
     pub(super) fn new(args: &'f FilterArgs) -> Self {
-        let time = |time: Option<jiff::Timestamp>| PgTimestamp::from_unix_micros(time?.as_microsecond());
-        Filter { args, since: time(args.since), until: time(args.until), reached: None }
+        Filter { args, reached: None }
     }
 
     /// Whether the record is wanted. Every record has to be shown, in order.
     pub(super) fn accepts(&mut self, record: &Record<'_>, parts: &Parts) -> bool {
-        if (self.since.is_some() || self.until.is_some()) && !self.in_time(record, parts) {
+        if (self.args.since.is_some() || self.args.until.is_some()) && !self.in_time(record, parts) {
             return false;
         }
         let args = self.args;
@@ -52,7 +49,7 @@ impl<'f> Filter<'f> {
         {
             self.reached = Some(end.time);
         }
-        let since = self.since.is_none_or(|since| self.reached.is_some_and(|reached| reached >= since));
-        since && self.until.is_none_or(|until| self.reached.is_none_or(|reached| reached <= until))
+        let since = self.args.since.is_none_or(|since| self.reached.is_some_and(|reached| reached >= since));
+        since && self.args.until.is_none_or(|until| self.reached.is_none_or(|reached| reached <= until))
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use barkeep_transport::codec::Compression;
 use pgwal::page::{self, LONG_HEADER_BYTES};
-use pgwal::reader::SegmentSource;
+use pgwal::reader::{CHUNK_BYTES, SegmentSource, map_file, read_file};
 use pgwal::{SegmentName, SegmentSize, WalFile};
 
 use crate::args::WalSource;
@@ -27,8 +27,8 @@ pub(super) struct Input {
 
 enum Place {
     File(PathBuf),
-    /// Standard input, whose first bytes have been read. It can be opened once.
-    Stdin(Mutex<Option<Vec<u8>>>),
+    /// A pipe, like standard input. It can be opened once.
+    Pipe(Mutex<Option<Box<dyn BufRead + Send>>>),
 }
 
 impl Input {
@@ -37,7 +37,7 @@ impl Input {
         let mut found = Found::default();
         for path in archive.into_iter().chain(source.paths.iter().map(PathBuf::as_path)) {
             if path == Path::new("-") {
-                found.stdin()?;
+                found.pipe(io::stdin(), "Standard input")?;
             } else {
                 let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
                 if metadata.is_dir() { found.directory(path, true)? } else { found.file(path)? }
@@ -50,32 +50,54 @@ impl Input {
     pub(super) fn segments(&self) -> Vec<SegmentName> {
         self.files.keys().copied().collect()
     }
-}
 
-impl SegmentSource for Input {
-    fn open(&self, segment: SegmentName) -> io::Result<Option<Box<dyn Read + '_>>> {
+    /// Opens a segment, for a reader that waits for nothing in between or for one that may.
+    pub(super) fn open_for(
+        &self,
+        segment: SegmentName,
+        pace: Pace,
+    ) -> io::Result<Option<Box<dyn BufRead + '_>>> {
         match self.files.get(&segment) {
             None => Ok(None),
-            Some(Place::File(path)) => open_file(path).map(|file| Some(file as Box<dyn Read>)),
-            Some(Place::Stdin(start)) => {
-                let start = start.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-                Ok(start.map(|start| Box::new(io::Cursor::new(start).chain(io::stdin())) as Box<dyn Read>))
+            Some(Place::File(path)) => open_file(path, pace).map(|file| Some(file as Box<dyn BufRead>)),
+            Some(Place::Pipe(pipe)) => {
+                let pipe = pipe.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+                Ok(pipe.map(|pipe| pipe as Box<dyn BufRead>))
             }
         }
     }
 }
 
+/// How a segment is gone through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// In one go: plain files may be mapped.
+    Steady,
+    /// Record by record as somebody reads the output, so it may take any time.
+    OfOutput,
+}
+
+impl SegmentSource for Input {
+    fn open(&self, segment: SegmentName) -> io::Result<Option<Box<dyn BufRead + '_>>> {
+        self.open_for(segment, Pace::Steady)
+    }
+}
+
 /// Opens a WAL file, whatever its compression.
-fn open_file(path: &Path) -> io::Result<Box<dyn Read + Send>> {
+fn open_file(path: &Path, pace: Pace) -> io::Result<Box<dyn BufRead + Send>> {
     let mut file = File::open(path)?;
     let mut magic = Vec::new();
     file.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut magic)?;
     file.rewind()?;
     match Compression::detect(&magic) {
-        // Without a buffer in between: whole chunks are asked for.
-        Compression::None => Ok(Box::new(file)),
-        compression => compression.reader(file),
+        Compression::None if pace == Pace::Steady => Ok(map_file(file)),
+        Compression::None => Ok(read_file(file)),
+        compression => Ok(buffered(compression.reader(file)?)),
     }
+}
+
+fn buffered<'a>(input: impl Read + Send + 'a) -> Box<dyn BufRead + Send + 'a> {
+    Box::new(BufReader::with_capacity(CHUNK_BYTES, input))
 }
 
 /// What has been found so far.
@@ -125,27 +147,31 @@ impl Found {
                 self.files.insert(segment, Place::File(path.to_owned()));
             }
             Ok(WalFile::Partial(segment)) => self.partial(segment, path.to_owned()),
+            _ if !path.is_file() => {
+                let pipe = File::open(path).map_err(|error| unreadable(path, &error))?;
+                self.pipe(pipe, &path.display().to_string())?;
+            }
             _ => {
                 let start = read_start(path).map_err(|error| unreadable(path, &error))?;
-                let segment = self.identify(&start).ok_or_else(|| {
-                    CommandError::new(format!("{} is not a WAL segment", path.display()))
-                        .hint("its name is none, and it doesn't start with a WAL page header of PostgreSQL 13 to 18")
-                })?;
+                let segment = self.identify(&start).ok_or_else(|| not_wal(&path.display().to_string()))?;
                 self.files.insert(segment, Place::File(path.to_owned()));
             }
         }
         Ok(())
     }
 
-    fn stdin(&mut self) -> Result<(), CommandError> {
+    /// Takes what comes out of a pipe, compressed or not.
+    fn pipe(&mut self, mut pipe: impl Read + Send + 'static, name: &str) -> Result<(), CommandError> {
+        let unreadable = |error| CommandError::because(format!("{name} can't be read"), &error);
+        let mut magic = Vec::new();
+        pipe.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut magic).map_err(unreadable)?;
+        let compression = Compression::detect(&magic);
+        let mut input = compression.reader(io::Cursor::new(magic).chain(pipe)).map_err(unreadable)?;
         let mut start = Vec::new();
-        let read = io::stdin().lock().take(LONG_HEADER_BYTES as u64).read_to_end(&mut start);
-        read.map_err(|error| CommandError::because("Standard input can't be read", &error))?;
-        let segment = self.identify(&start).ok_or_else(|| {
-            CommandError::new("Standard input is not a WAL segment")
-                .hint("decompress it first; it has to start with a WAL page header of PostgreSQL 13 to 18")
-        })?;
-        self.files.insert(segment, Place::Stdin(Mutex::new(Some(start))));
+        input.by_ref().take(LONG_HEADER_BYTES as u64).read_to_end(&mut start).map_err(unreadable)?;
+        let segment = self.identify(&start).ok_or_else(|| not_wal(name))?;
+        let input = buffered(io::Cursor::new(start).chain(input));
+        self.files.insert(segment, Place::Pipe(Mutex::new(Some(input))));
         Ok(())
     }
 
@@ -200,8 +226,14 @@ impl Found {
 
 fn read_start(path: &Path) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
-    open_file(path)?.take(LONG_HEADER_BYTES as u64).read_to_end(&mut start)?;
+    open_file(path, Pace::OfOutput)?.take(LONG_HEADER_BYTES as u64).read_to_end(&mut start)?;
     Ok(start)
+}
+
+fn not_wal(name: &str) -> CommandError {
+    CommandError::new(format!("{name} is not a WAL segment")).hint(
+        "it doesn't start with a WAL page header of PostgreSQL 13 to 18, nor does its name tell what it is",
+    )
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> CommandError {

@@ -7,6 +7,7 @@ mod commits;
 mod dump;
 mod filter;
 mod find;
+mod index;
 mod input;
 mod stats;
 mod stream;
@@ -19,6 +20,8 @@ use crate::context::{Context, Policy};
 use crate::error::CommandError;
 use crate::output::{Format, Output};
 use input::Input;
+use serde_json::json;
+use stream::Ended;
 
 /// Looks into WAL. Without a context, it can't be that of a server.
 ///
@@ -33,13 +36,14 @@ pub fn run(output: &Output, context: Option<&Context>, args: &WalArgs) -> Result
     let input = Input::open(source, archive.as_deref())?;
     let mut lines = Lines::new(output);
     let done = match &args.command {
-        WalCommand::Verify(args) => verify::run(&input, args, &mut lines),
+        WalCommand::Verify(args) => verify::run(&input, args, &mut lines).map(|()| None),
         WalCommand::Stats(args) => stats::run(&input, args, &mut lines),
         WalCommand::Dump(args) => dump::run(&input, args, &mut lines),
+        WalCommand::Index(args) => index::run(&input, args, &mut lines),
         WalCommand::Commits(source) => commits::run(&input, source, &mut lines),
         WalCommand::Find(source) => find::run(&input, source, &mut lines),
     };
-    match done.and_then(|()| lines.finish()) {
+    match done.and_then(|ended| lines.finish(ended)) {
         Err(Stop::Closed) | Ok(()) => Ok(()),
         Err(Stop::Failed(error)) => Err(error),
     }
@@ -64,12 +68,13 @@ impl From<CommandError> for Stop {
 struct Lines {
     sink: BufWriter<StdoutLock<'static>>,
     json: bool,
+    output: Output,
 }
 
 impl Lines {
     fn new(output: &Output) -> Self {
         let json = output.style().format == Format::Json;
-        Lines { sink: BufWriter::with_capacity(64 << 10, io::stdout().lock()), json }
+        Lines { sink: BufWriter::with_capacity(64 << 10, io::stdout().lock()), json, output: output.clone() }
     }
 
     /// Prints a line of text, or an object.
@@ -82,7 +87,16 @@ impl Lines {
         writeln!(self.sink, "{line}").map_err(|error| unwritable(&error))
     }
 
-    fn finish(mut self) -> Result<(), Stop> {
+    /// Tells where the WAL ended, if it did, and writes out all lines.
+    fn finish(mut self, ended: Option<Ended>) -> Result<(), Stop> {
+        if let Some(Ended { segment, lsn, why }) = ended {
+            if self.json {
+                let end = json!({"ends": lsn.to_string(), "segment": segment.to_string(), "why": why});
+                self.line(String::new, || end)?;
+            } else {
+                self.output.warning(format!("The WAL ends at {lsn} in segment {segment}: {why}"));
+            }
+        }
         self.sink.flush().map_err(|error| unwritable(&error))
     }
 }

@@ -6,8 +6,9 @@ use pgwal::{Lsn, Parts, Record};
 use serde_json::json;
 
 use super::filter::Filter;
-use super::input::Input;
-use super::{Lines, Stop, stream};
+use super::input::{Input, Pace};
+use super::stream::{self, Ended};
+use super::{Lines, Stop};
 use crate::args::StatsArgs;
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -29,12 +30,12 @@ impl Count {
     }
 }
 
-pub(super) fn run(input: &Input, args: &StatsArgs, lines: &mut Lines) -> Result<(), Stop> {
+pub(super) fn run(input: &Input, args: &StatsArgs, lines: &mut Lines) -> Result<Option<Ended>, Stop> {
     // By manager's number and operation, so that the order is that of pg_waldump; the name is made at the end.
     let mut counts: BTreeMap<(u8, u8, String), Count> = BTreeMap::new();
     let mut filter = Filter::new(&args.filter);
     let (mut range, mut total): (Option<(Lsn, Lsn)>, Count) = (None, Count::default());
-    stream::records(input, &args.source, |record, parts| {
+    let ended = stream::records(input, &args.source, Pace::Steady, |record, parts| {
         if !filter.accepts(record, parts) {
             return Ok(());
         }
@@ -56,7 +57,7 @@ pub(super) fn run(input: &Input, args: &StatsArgs, lines: &mut Lines) -> Result<
     if args.by_relation {
         rows.sort_by_key(|(_, count)| std::cmp::Reverse(count.bytes()));
     }
-    let Some((start, end)) = range else { return Ok(()) };
+    let Some((start, end)) = range else { return Ok(ended) };
     lines.line(
         || format!("WAL statistics between {start} and {end}:\n{}", header()),
         || json!({"start": start.to_string(), "end": end.to_string(), "records": total.records}),
@@ -64,7 +65,7 @@ pub(super) fn run(input: &Input, args: &StatsArgs, lines: &mut Lines) -> Result<
     for (name, count) in rows.into_iter().chain([("Total".to_owned(), total)]) {
         lines.line(|| row(&name, &count, &total), || object(&name, &count))?;
     }
-    Ok(())
+    Ok(ended)
 }
 
 /// What a record says of a relation: the data and the image of each of its blocks.

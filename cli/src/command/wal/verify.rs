@@ -1,5 +1,6 @@
 //! `wal verify`: is the WAL sound?
 
+use std::error::Error as _;
 use std::thread::available_parallelism;
 
 use pgwal::SegmentName;
@@ -56,6 +57,9 @@ fn print(lines: &mut Lines, report: &SegmentReport, input: &Input) -> Result<(),
     if report.more_faults > 0 {
         lines.line(|| format!("{segment}: and {} more faults", report.more_faults), || json!({}))?;
     }
+    if let Some(error) = &report.failed {
+        lines.line(|| failure(error), || json!({}))?;
+    }
     if let Some(end) = report.end {
         lines.line(|| format!("{segment}: the WAL ends at {}: {}", end.lsn, end.kind), || json!({}))?;
     }
@@ -91,7 +95,13 @@ fn object(report: &SegmentReport, input: &Input) -> serde_json::Value {
         "unfinished": report.unfinished.map(|lsn| lsn.to_string()),
         "faults": report.faults.iter().map(fault).collect::<Vec<_>>(),
         "more_faults": report.more_faults,
+        "error": report.failed.as_ref().map(failure),
     })
+}
+
+/// Why a segment couldn't be read, in one line.
+fn failure(error: &VerifyError) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 /// Says where segments are missing in between, on one timeline.

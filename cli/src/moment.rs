@@ -1,4 +1,4 @@
-//! Target times as people type them.
+//! Times as people type them.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -9,15 +9,15 @@ use crate::error::CommandError;
 
 /// A moment, and whether the person left its time zone to us.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Moment {
-    pub(super) zoned: Zoned,
-    pub(super) zone_assumed: bool,
+pub(crate) struct Moment {
+    pub(crate) zoned: Zoned,
+    pub(crate) zone_assumed: bool,
 }
 
 impl Moment {
     /// Reads a time: `2026-11-22 10:16:05`, with `T`, without seconds, or only a date; with a fraction; with an offset
     /// (`+01:00`, `+0100`, `+01`, `Z`) or a zone's name (`UTC`, `Europe/Rome`). Without either it is in `local`.
-    pub(super) fn read(text: &str, local: &TimeZone) -> Result<Self, CommandError> {
+    pub(crate) fn read(text: &str, local: &TimeZone) -> Result<Self, CommandError> {
         let text = text.trim();
         let shown: String = text.chars().take(64).collect();
         let failure = || {
@@ -51,19 +51,19 @@ impl Moment {
     }
 
     /// As PostgreSQL counts it.
-    pub(super) fn postgres(&self) -> Result<PgTimestamp, CommandError> {
+    pub(crate) fn postgres(&self) -> Result<PgTimestamp, CommandError> {
         postgres_time(&self.zoned)
     }
 
     /// As people read it, with its offset.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let fraction = if self.zoned.subsec_nanosecond() == 0 { "" } else { "%.6f" };
         self.zoned.strftime(&format!("%Y-%m-%d %H:%M:%S{fraction}%:z")).to_string()
     }
 }
 
 /// A time as PostgreSQL counts it.
-pub(super) fn postgres_time(time: &Zoned) -> Result<PgTimestamp, CommandError> {
+pub(crate) fn postgres_time(time: &Zoned) -> Result<PgTimestamp, CommandError> {
     PgTimestamp::from_unix_micros(time.timestamp().as_microsecond())
         .ok_or_else(|| CommandError::new(format!("{time} is out of PostgreSQL's range of times")))
 }
