@@ -9,6 +9,7 @@
 //! [indexed](crate::index_store), then it is compressed and written.
 
 mod chain;
+mod direct;
 mod event;
 mod hooks;
 mod look;
@@ -38,6 +39,7 @@ use crate::wal::{OpenWal, WalError};
 use crate::xlogdb::{Locked, WalEntry};
 use crate::{IndexStore, Layout, ServerLock, Task, identity, time};
 use chain::Chain;
+pub use direct::archive_directly;
 pub use event::{ArchiveError, ArchiveEvent, ArchiveReport, Rejection, Verify};
 pub use hooks::{ArchiveHooks, HookFile, HookStop, NoHooks};
 use look::Scratch;

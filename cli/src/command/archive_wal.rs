@@ -76,7 +76,7 @@ pub(crate) fn archive(server: &ServerContext, verbosity: Verbosity) -> Result<Ou
 }
 
 /// The archiver that the configuration describes.
-fn options(server: &ServerContext) -> Result<ArchiveOptions, CommandError> {
+pub(super) fn options(server: &ServerContext) -> Result<ArchiveOptions, CommandError> {
     let config = &server.config;
     let mut origins = Vec::new();
     if config.streaming_archiver() {

@@ -174,3 +174,128 @@ fn answers_to_the_name_of_barmans_client() {
         assert!(run(&[version]).success().stdout.contains(env!("CARGO_PKG_VERSION")));
     }
 }
+
+#[test]
+fn a_local_home_has_the_file_archived_listed_and_compressed_at_once() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    let scene = Scene::configured(15, "compression = zstd");
+    let files = scene.write_segments(3);
+    for file in &files {
+        let path = scene.wal(file);
+        let archive = || scene.on_backup_host(&["wal-archive", "--local", "main", path.to_str().unwrap()]);
+        let run = archive().success();
+        assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""));
+        archive().success();
+        scene.assert_kept(file);
+    }
+    let server = scene.barman.server_dir("main");
+    assert_eq!(all_names(&server.join("incoming")), [""; 0], "nothing waits for the archiver");
+    let list = fs::read_to_string(server.join("wals/main-xlog.db")).unwrap();
+    assert_eq!(list.lines().map(|line| &line[..24]).collect::<Vec<_>>(), files);
+    assert!(list.lines().all(|line| line.contains("\tzstd\t")), "{list}");
+}
+
+#[test]
+fn other_content_under_a_name_is_never_acknowledged() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    let scene = Scene::new(15);
+    let files = scene.write_segments(2);
+    let directory = scene.dir.subdir("other");
+    let imposter = directory.join(&files[0]);
+    fs::copy(scene.wal(&files[1]), &imposter).unwrap();
+    testkit::unprivileged_user().take_over(&directory);
+    let local = |path: &std::path::Path| {
+        scene.on_backup_host(&["wal-archive", "--local", "main", path.to_str().unwrap()])
+    };
+    // Another segment's bytes.
+    local(&imposter).fails_with_one_line(1, &[&files[0], "not archived"]);
+    local(&scene.wal(&files[0])).success();
+    local(&imposter).fails_with_one_line(1, &[&files[0], "other content"]);
+    scene.assert_kept(&files[0]);
+    // And over SSH.
+    let mut command = scene.client();
+    command.arg("wal-archive").args(scene.words(Far::Barkeep)).args(["127.0.0.1", "main"]).arg(&imposter);
+    Run::of(&mut command).fails_with_one_line(1, &[&files[0], "not archived"]);
+    scene.assert_kept(&files[0]);
+}
+
+/// Killed at any moment, a call leaves the file whole or absent, and the next call finishes.
+#[test]
+fn a_killed_call_loses_nothing() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    let scene = Scene::configured(15, "compression = gzip");
+    let files = scene.write_segments(4);
+    let server = scene.barman.server_dir("main");
+    for (number, file) in files.iter().cycle().take(40).enumerate() {
+        let path = scene.wal(file);
+        let (far, words) = (scene.words(Far::Barkeep), path.to_str().unwrap());
+        let mut command = scene.client();
+        if number % 2 == 0 {
+            command.arg("-c").arg(scene.barman.config_path());
+            command.args(["wal-archive", "--local", "main", words]);
+        } else {
+            command.arg("wal-archive").args(far).args(["127.0.0.1", "main", words]);
+        }
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(number as u64 * 4 % 90));
+        let _ = child.kill();
+        let acknowledged = child.wait().unwrap().success();
+        let archived = server.join("wals").join(&file[..16]).join(file);
+        if acknowledged {
+            scene.assert_kept(file);
+        } else if archived.exists() || server.join("incoming").join(file).exists() {
+            // Under its own name, it is whole.
+            testkit::wait_for("the far end to be done", 10, || {
+                let there = archived.exists() || server.join("incoming").join(file).exists();
+                there.then_some(())
+            });
+            scene.assert_kept(file);
+        }
+    }
+    for file in &files {
+        let path = scene.wal(file);
+        scene.on_backup_host(&["wal-archive", "--local", "main", path.to_str().unwrap()]).success();
+    }
+    scene.on_backup_host(&["archive-wal", "main"]).success();
+    for file in &files {
+        scene.assert_kept(file);
+    }
+    let list = fs::read_to_string(server.join("wals/main-xlog.db")).unwrap();
+    let mut listed: Vec<&str> = list.lines().map(|line| &line[..24]).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, files, "each is listed, and once");
+    assert_eq!(all_names(&server.join("errors")), [""; 0]);
+    let hash_directory = server.join("wals").join(&files[0][..16]);
+    assert_eq!(all_names(&hash_directory), files, "and nothing else is left there");
+}
+
+#[test]
+fn a_full_or_closed_home_is_no_acknowledgement() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    let scene = Scene::new(15);
+    let file = &scene.write_segments(1)[0];
+    let server = scene.barman.server_dir("main");
+    let close = |mode| {
+        for directory in ["wals", "incoming", "errors"] {
+            fs::set_permissions(server.join(directory), std::os::unix::fs::PermissionsExt::from_mode(mode))
+                .unwrap();
+        }
+    };
+    close(0o500);
+    let path = scene.wal(file);
+    let local = || scene.on_backup_host(&["wal-archive", "--local", "main", path.to_str().unwrap()]);
+    local().fails_with_one_line(1, &["not archived", "Permission denied"]);
+    scene.archive(Far::Barkeep, &[], file).fails_with_one_line(1, &["not archived", "Permission denied"]);
+    close(0o700);
+    local().success();
+    scene.archive(Far::Barkeep, &[], file).success();
+    scene.assert_kept(file);
+}

@@ -28,18 +28,18 @@ pub(crate) struct Scene {
 impl Scene {
     /// A cluster with segments of 1 MiB, all of whose WAL waits to be archived.
     pub(crate) fn new(major: u32) -> Self {
+        Self::configured(major, "")
+    }
+
+    /// With more lines in the server's configuration.
+    pub(crate) fn configured(major: u32, options: &str) -> Self {
         let cluster = Cluster::builder(major)
             .segment_size_mib(1)
             .setting("archive_mode", "on")
             .setting("archive_command", "false")
             .start();
-        Scene::with(cluster)
-    }
-
-    /// Around this cluster.
-    pub(crate) fn with(cluster: Cluster) -> Self {
         let (barman, sshd, dir) = (Barman::new(), Sshd::start(), TestDir::new());
-        barman.add_server("main", &cluster, "archiver = on\nstreaming_archiver = off");
+        barman.add_server("main", &cluster, &format!("archiver = on\nstreaming_archiver = off\n{options}"));
         let ssh = sshd.ssh_command();
         let port = sshd.port();
         let scene = Scene { cluster, barman, sshd: Some(sshd), port, dir };

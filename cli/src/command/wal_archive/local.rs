@@ -1,21 +1,20 @@
 //! Into a backup home on this machine.
 
 use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
-use barkeep_transport::durable::{self, DurableError, Step, TempFile};
+use barkeep_catalog::archive::{ArchiveEvent, ArchiveOptions, archive_directly};
+use barkeep_catalog::reception::{ReceiveError, Reception};
 
-use super::parcel::{CopyError, Parcel};
+use super::parcel::Parcel;
 use super::{is_compressed, open, operands};
 use crate::args::WalArchiveArgs;
-use crate::context::{Context, Policy};
-use crate::error::{CommandError, exit};
+use crate::command::archive_wal;
+use crate::context::{Context, Policy, ServerContext};
+use crate::error::{CommandError, chain, exit};
+use crate::hooks::ArchiveScripts;
 
-/// Size of the pieces in which files are compared, in bytes.
-const PIECE_BYTES: usize = 256 << 10;
-
-/// Delivers a file into this machine's home.
+/// Brings a file into this machine's home.
 ///
 /// # Errors
 /// Exit code 2 when the file can't be read, 1 when it can't be kept.
@@ -28,58 +27,68 @@ pub fn run_local(context: &mut Context, args: &WalArchiveArgs) -> Result<(), Com
             .code(exit::USAGE)
             .hint("leave out -z and the like, -p and --md5"));
     }
-    let server = context.server(&destination.server, Policy::Operate)?;
+    let server = context.server(&destination.server, Policy::Stored)?;
+    if !server.config.active() {
+        return Err(CommandError::new(format!("Inactive server: {}", server.name())));
+    }
     if args.remote.test {
         server.output.info(format!("Ready to accept WAL files for the server {}", server.name()));
         return Ok(());
     }
-    let mut parcel = open(&path)?;
-    let incoming = server.layout().incoming;
-    deliver(&mut parcel, &incoming)
+    let parcel = open(&path)?;
+    let options = archive_wal::options(&server)?;
+    let failed = |error: String| {
+        CommandError::new(format!("WAL file '{}' is not archived: {error}", parcel.file))
+            .hint("PostgreSQL keeps it and tries again")
+    };
+    // Hook scripts take their time: they run when the archiver comes by.
+    if ArchiveScripts::of(&server).is_none() {
+        let layout = server.layout();
+        let told = |event| tell(&server, event);
+        let now = context.now();
+        match archive_directly(&layout, &options, parcel.file, parcel.path(), now, told) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => return Err(failed(chain(&error))),
+        }
+    }
+    receive(context, &server, &options, &parcel, &path).map_err(|error| match error {
+        ReceiveError::Source { .. } => failed(chain(&error)).code(exit::CLIENT),
+        error => failed(chain(&error)),
+    })
 }
 
-/// Puts a file into `incoming/`, durably; the same file once more is fine, another of that name is not.
-fn deliver(parcel: &mut Parcel, incoming: &Path) -> Result<(), CommandError> {
-    let failed = |error: DurableError| CommandError::new(error.to_string());
-    durable::create_dir_all(incoming).map_err(failed)?;
-    let target = incoming.join(parcel.file.to_string());
-    let mut copy = TempFile::create(&target).map_err(failed)?;
-    parcel.copy(|piece| io::Write::write_all(&mut copy, piece)).map_err(|error| match error {
-        CopyError::Source(source) => {
-            CommandError::new(format!("cannot read '{}': {source}", parcel.path().display()))
-                .code(exit::CLIENT)
+/// By way of `incoming/`, as for files of other hosts.
+fn receive(
+    context: &Context,
+    server: &ServerContext,
+    options: &ArchiveOptions,
+    parcel: &Parcel,
+    path: &Path,
+) -> Result<(), ReceiveError> {
+    let file = parcel.file;
+    let unreadable = |source| ReceiveError::Source { file, source };
+    let source = File::open(path).map_err(unreadable)?;
+    let modified = source.metadata().and_then(|metadata| metadata.modified()).map_err(unreadable)?;
+    let layout = server.layout();
+    let reception = Reception::new(&layout, options.verify, context.now())?;
+    let received = reception.receive(file, Some(modified), source)?;
+    for receipt in reception.accept(vec![received])? {
+        if !receipt.note.is_empty() {
+            server
+                .output
+                .warning(format!("WAL file '{file}' is archived, but is not sound: {}", receipt.note));
         }
-        CopyError::Sink(source) => failed(copy.failed(Step::Write, source)),
-    })?;
-    match copy.publish_new() {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let same = File::open(&target).and_then(|mut there| same_content(parcel, &mut there));
-            if !same.map_err(|error| {
-                CommandError::because(format!("cannot read '{}'", target.display()), &error)
-            })? {
-                return Err(CommandError::new(format!(
-                    "'{}' is there already, with other content",
-                    target.display()
-                ))
-                .hint("two clusters must not archive into the same place"));
-            }
-            durable::sync_file(&target).and_then(|()| durable::sync_dir(incoming)).map_err(failed)
-        }
-        outcome => outcome.map_err(failed),
     }
+    Ok(())
 }
 
-fn same_content(parcel: &mut Parcel, there: &mut File) -> io::Result<bool> {
-    if there.metadata()?.len() != parcel.size() {
-        return Ok(false);
+fn tell(server: &ServerContext, event: ArchiveEvent) {
+    match event {
+        ArchiveEvent::Doubtful { file, note, .. } => {
+            server.output.warning(format!("WAL file '{file}' is archived, but is not sound: {note}"));
+        }
+        ArchiveEvent::NotIndexed(error) => server.output.debug(format!("Not indexed: {error}")),
+        _ => {}
     }
-    let mut other = vec![0; PIECE_BYTES];
-    let mut same = true;
-    parcel.copy(|piece| {
-        let other = &mut other[..piece.len()];
-        there.read_exact(other)?;
-        same &= other == piece;
-        Ok(())
-    })?;
-    Ok(same)
 }

@@ -1,0 +1,66 @@
+//! Straight into the archive: the way of a local `archive_command`, without a stop in `incoming/`.
+
+use std::path::Path;
+use std::slice;
+
+use barkeep_transport::durable;
+use jiff::Timestamp;
+use pgwal::WalFile;
+
+use super::place::{Job, Prepared};
+use super::{ArchiveError, ArchiveEvent, ArchiveOptions, Batch, NoHooks, Run, known_cluster, prepare_all};
+use crate::lock::LockError;
+use crate::{IndexStore, Layout, ServerLock, Task};
+
+/// Archives the file at `path`, which stays where it is, in one pass: judged, indexed, compressed, listed. True when it is
+/// done: the file is durable under its own name. False when it is not for this way, and nothing was changed: another
+/// process is archiving, there is a file of that name already, or something is wrong with it. It is then to be
+/// [received](crate::reception) like any other.
+///
+/// # Errors
+/// When the archive can't be written.
+pub fn archive_directly(
+    layout: &Layout,
+    options: &ArchiveOptions,
+    file: WalFile,
+    path: &Path,
+    now: Timestamp,
+    mut observer: impl FnMut(ArchiveEvent),
+) -> Result<bool, ArchiveError> {
+    let lock = match ServerLock::try_acquire(layout, Task::ArchiveWal) {
+        Err(LockError::Held { .. }) => return Ok(false),
+        lock => lock?,
+    };
+    if layout.wal(&file).exists() || layout.incoming.join(file.to_string()).exists() {
+        return Ok(false);
+    }
+    let store = IndexStore::of(layout);
+    let cluster = known_cluster(layout, &store);
+    let mut run = Run {
+        layout,
+        options,
+        now,
+        hooks: &NoHooks,
+        observer: &mut observer,
+        report: super::ArchiveReport::default(),
+        ready_directories: std::collections::BTreeSet::new(),
+        cluster,
+        store: &store,
+        lock: Some(lock),
+    };
+    run.make_ready(layout.wal_directory(&file))?;
+    let job = Job { file, source: path.to_owned(), stays: true };
+    let prepared = prepare_all(slice::from_ref(&job), layout, options, cluster, &store).pop();
+    let Some(prepared @ Ok(Prepared::Copy(..))) = prepared else { return Ok(false) };
+    let mut outcome = Batch::default();
+    run.publish(&job, prepared, &mut outcome)?;
+    for directory in &outcome.directories {
+        durable::sync_dir(directory)?;
+    }
+    run.list(&outcome)?;
+    if let Err(error) = store.add(&outcome.indexes) {
+        (run.observer)(ArchiveEvent::NotIndexed(error.to_string()));
+    }
+    run.tell(outcome)?;
+    Ok(true)
+}
