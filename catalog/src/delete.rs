@@ -97,6 +97,7 @@ impl Catalog {
         }
         self.set_keep(id, None)?;
         self.forget_verification(id)?;
+        self.forget_drill(id)?;
         durable::remove_dir_all(&self.layout().backup(id))?;
         durable::remove(&self.layout().annotation(id, "backup_manifest"))?;
         durable::remove(&self.layout().backup_info(id))?;

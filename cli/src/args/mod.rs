@@ -6,6 +6,7 @@ mod agent;
 mod archive;
 mod backup;
 mod daemon;
+mod drill;
 mod inspect;
 mod legacy;
 mod multicall;
@@ -27,6 +28,7 @@ pub use agent::AgentArgs;
 pub use archive::{CheckArchivedWalRangeArgs, CheckWalArchiveArgs, PutWalArgs};
 pub use backup::{BackupArgs, ReuseBackup};
 pub use daemon::DaemonArgs;
+pub use drill::{DrillArgs, DrillTarget};
 pub use inspect::{ConfigSwitchArgs, ConfigUpdateArgs, DiagnoseArgs};
 pub use processes::TerminateProcessArgs;
 pub use restore::{RestoreArgs, TablespaceMapping};
@@ -164,6 +166,8 @@ pub enum Command {
     Daemon(DaemonArgs),
     /// Delete a backup, its incremental descendants, and the WAL that only they needed
     Delete(DeleteArgs),
+    /// Prove that a backup restores: restore it to a scratch directory, recover, start, and check it
+    Drill(DrillArgs),
     /// Make a backup_manifest for a backup that has none
     GenerateManifest(GenerateManifestArgs),
     /// Print everything that helps to find out what is wrong, as JSON

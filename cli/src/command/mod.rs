@@ -22,6 +22,7 @@ pub mod daemon;
 pub mod delete;
 mod deletion;
 pub mod diagnose;
+pub mod drill;
 pub mod generate_manifest;
 pub mod get_wal;
 pub mod list_backups;
@@ -66,6 +67,7 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::Cron(args) => cron::run(context, args),
         Command::Daemon(args) => daemon::run(context, args),
         Command::Delete(args) => delete::run(context, args),
+        Command::Drill(args) => drill::run(context, args),
         Command::GenerateManifest(args) => generate_manifest::run(context, args),
         Command::Diagnose(args) => diagnose::run(context, args),
         Command::GetWal(args) => get_wal::run(context, args),

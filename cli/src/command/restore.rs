@@ -3,11 +3,11 @@
 //!
 //! Everything that can be wrong is found first; a refused restore has touched nothing.
 
-mod choose;
+pub(super) mod choose;
 mod options;
 mod report;
 mod scripts;
-mod supply;
+pub(super) mod supply;
 mod watch;
 
 use std::time::{Duration, Instant};

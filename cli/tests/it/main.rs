@@ -18,6 +18,7 @@ mod cron;
 mod daemon;
 mod delete;
 mod delta_restore;
+mod drill;
 mod file_backup;
 mod get_wal;
 mod health;

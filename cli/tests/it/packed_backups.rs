@@ -8,17 +8,19 @@ use testkit::{Barman, Cluster};
 
 use crate::support::{Run, barkeep};
 
-struct Packed {
-    barman: Barman,
-    cluster: Cluster,
+/// A cluster with a tablespace, and a backup of it by Barman.
+pub(crate) struct Packed {
+    pub(crate) barman: Barman,
+    pub(crate) cluster: Cluster,
 }
 
 impl Packed {
-    fn new(major: u32, options: &str) -> Self {
+    pub(crate) fn new(major: u32, options: &str) -> Self {
         let cluster = Cluster::builder(major).checksums(true).start();
         let space = cluster.new_dir("fast");
         cluster.execute(&format!("create tablespace fast location '{}'", space.display()));
         cluster.execute("create table kept as select generate_series(1, 1000) as id");
+        cluster.execute("create index kept_id on kept (id)");
         cluster.execute("create table spaced tablespace fast as select generate_series(1, 200) as id");
         let barman = Barman::new();
         barman.add_server("main", &cluster, &format!("immediate_checkpoint = true\n{options}"));
@@ -34,7 +36,8 @@ impl Packed {
         Packed { barman, cluster }
     }
 
-    fn run(&self, arguments: &[&str]) -> Run {
+    /// barkeep on Barman's home, as Barman's user.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Run {
         let mut command = Command::new(testkit::reachable_binary(barkeep()));
         command.arg("-c").arg(self.barman.config_path()).args(arguments).current_dir(self.barman.home());
         testkit::unprivileged_user().run_as(&mut command);
@@ -50,7 +53,7 @@ impl Packed {
     }
 
     /// The data directory of the backup.
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         let base = self.barman.server_dir("main").join("base");
         fs::read_dir(base).unwrap().next().unwrap().unwrap().path().join("data")
     }

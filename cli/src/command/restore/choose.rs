@@ -65,7 +65,8 @@ fn automatic(
     })
 }
 
-fn check_restorable(info: &BackupInfo, server: &str) -> Result<(), CommandError> {
+/// Refuses a backup that can't be restored.
+pub(in crate::command) fn check_restorable(info: &BackupInfo, server: &str) -> Result<(), CommandError> {
     let id = info.id;
     if !info.status.is_usable() {
         return Err(CommandError::new(format!(
@@ -88,7 +89,7 @@ fn check_restorable(info: &BackupInfo, server: &str) -> Result<(), CommandError>
 }
 
 /// What a restore has to know of a backup.
-pub(super) fn facts(catalog: &Catalog, info: &BackupInfo) -> Result<BackupFacts, CommandError> {
+pub(in crate::command) fn facts(catalog: &Catalog, info: &BackupInfo) -> Result<BackupFacts, CommandError> {
     let missing = |key: &str| {
         CommandError::new(format!("The record of backup {} has no {key}", info.id))
             .hint(format!("look at {}", catalog.layout().backup_info(info.id).display()))

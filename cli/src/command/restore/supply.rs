@@ -12,7 +12,7 @@ use pgwal::{History, PgTimestamp, SegmentSize, TimelineId, WalFile};
 use crate::error::CommandError;
 
 /// All WAL that a restore could use: what is archived, and whole segments that are about to be.
-pub(super) fn available(
+pub(in crate::command) fn available(
     layout: &Layout,
     size: SegmentSize,
     partials: bool,
@@ -54,7 +54,7 @@ fn waiting(directory: &Path, size: SegmentSize, partials: bool) -> Result<Vec<Av
 }
 
 /// The history files, read: those of the archive, and one that is on its way there.
-pub(super) fn histories(layout: &Layout) -> Result<Vec<History>, CommandError> {
+pub(in crate::command) fn histories(layout: &Layout) -> Result<Vec<History>, CommandError> {
     let mut timelines = BTreeSet::new();
     for (file, _) in xlogdb::archived_files(layout)? {
         timelines.extend(history_timeline(file));

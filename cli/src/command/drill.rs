@@ -1,0 +1,274 @@
+//! `drill`: proves that a backup restores, by restoring it to a scratch directory, recovering, starting and asking it.
+//!
+//! Nothing of the original is touched: every tablespace is remapped into the scratch directory, the server gets a
+//! configuration of the drill's own (no TCP, a private socket, no archiving, nothing inherited but the recovery
+//! settings), and what the drill made is removed at its end, however it ends.
+
+mod checks;
+mod scratch;
+mod server;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use barkeep_catalog::drill::Drill;
+use barkeep_catalog::rates::{Rates, blend};
+use barkeep_catalog::verification::{Verification, Verified};
+use barkeep_catalog::{BackupInfo, Catalog};
+use pgbase::restore::{
+    ExecuteOptions, RestorePlan, RestoreReport, RestoreRequest, Retry, WalSupply, execute, look_at,
+    owner_for, plan_restore, resolve_timeline, select_wal,
+};
+use pgwal::{Lsn, RecoveryTarget, TargetAction, TargetKind};
+use serde_json::json;
+
+use super::restore::{choose, supply};
+use super::{signals, stored_backup};
+use crate::args::{DrillArgs, DrillTarget};
+use crate::context::{Context, Policy, ServerContext};
+use crate::error::{CommandError, chain};
+use crate::output::text;
+use scratch::Scratch;
+use server::Server;
+
+/// Where recovery settings are.
+const SETTINGS_FILE: &str = "postgresql.auto.conf";
+
+/// Tries a backup out.
+///
+/// # Errors
+/// When the drill could not be carried out, or what was restored is not sound.
+pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> {
+    let server = context.server(&args.server, Policy::Stored)?;
+    let catalog = server.catalog();
+    let info = pick(&server, &catalog, &args.backup)?;
+    let lock = stored_backup::keep_from_deletion(&server, info.id)?;
+    let major = info.version.unwrap_or_default() / 10_000;
+    let programs = server::find_programs(args.pg_bin.as_deref(), &server.config, major)?;
+    let scratch = Scratch::create(&server, args.directory.as_deref())?;
+    let (plan, target) = plan(&catalog, &info, scratch.path(), args.target)?;
+    let output = server.output.clone();
+    output.info(format!(
+        "Drill of server {} with backup {}: restoring below {}, recovering to {target}",
+        server.name(),
+        info.id,
+        scratch.path().display()
+    ));
+
+    let begun = Instant::now();
+    let options = ExecuteOptions {
+        jobs: stored_backup::jobs(args.jobs, &server.config),
+        owner: owner_for(scratch.path(), &plan.backup.data).map_err(|error| {
+            CommandError::because("the owner of the restored files can't be found out", &error)
+        })?,
+        retry: Retry::NEVER,
+    };
+    let report = execute(&plan, options, &()).map_err(|error| {
+        CommandError::new(format!("Backup {} can't be restored: {}", info.id, chain(&error)))
+    })?;
+    let restore_time = begun.elapsed();
+    drop(lock);
+    scratch.configure(&plan)?;
+
+    let begun = Instant::now();
+    let running = Server::start(&programs, &scratch)?;
+    let patience = Duration::from_secs(args.timeout.into());
+    let outcome = context.runtime()?.block_on(async {
+        tokio::select! {
+            outcome = checks::run(&running, args, patience) => outcome,
+            signal = signals::stop() => Err(CommandError::new(match signal {
+                Ok(signal) => format!("The drill was {signal}"),
+                Err(error) => format!("signals can't be awaited: {error}"),
+            })),
+        }
+    });
+    let log = running.stop();
+    let found = match outcome {
+        Ok(found) => found,
+        Err(error) if error.is_reported() => return Err(error),
+        Err(error) => checks::Found { faults: vec![failure(&error, &log)], ..checks::Found::default() },
+    };
+    let recovery_time = found.recovered.map_or_else(|| begun.elapsed(), |at| at.duration_since(begun));
+    let drill = Drill {
+        id: info.id,
+        at: jiff::Timestamp::now(),
+        target,
+        bytes: report.bytes,
+        restore_seconds: restore_time.as_secs_f64(),
+        recovery_seconds: recovery_time.as_secs_f64(),
+        faults: found.faults.clone(),
+    };
+    remember(&server, &catalog, &info, &drill, &plan, &report);
+    tell(&server, &drill, &found)
+}
+
+/// What failed, with the last words of the server's log.
+fn failure(error: &CommandError, log: &str) -> String {
+    let last: Vec<&str> =
+        log.lines().filter(|line| line.contains("FATAL") || line.contains("PANIC")).collect();
+    match last.last() {
+        Some(line) => format!("{error}: {}", line.trim()),
+        None => error.to_string(),
+    }
+}
+
+fn pick(server: &ServerContext, catalog: &Catalog, wish: &str) -> Result<BackupInfo, CommandError> {
+    if wish != "random" {
+        let info = stored_backup::find(server, wish)?;
+        choose::check_restorable(&info, server.name())?;
+        return Ok(info);
+    }
+    let backups = catalog.backups()?;
+    let usable: Vec<&BackupInfo> =
+        backups.iter().filter(|info| choose::check_restorable(info, server.name()).is_ok()).collect();
+    let count = usable.len().max(1) as u64;
+    usable.get((random() % count) as usize).map(|info| (*info).clone()).ok_or_else(|| {
+        CommandError::new(format!("Server '{}' has no backup that could be restored", server.name()))
+            .hint(format!("take one with: barkeep backup {}", server.name()))
+    })
+}
+
+/// A number that nobody foresees; not for secrets.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// Plans the restore into the scratch directory, and says what it aims at.
+fn plan(
+    catalog: &Catalog,
+    info: &BackupInfo,
+    scratch: &Path,
+    wish: DrillTarget,
+) -> Result<(RestorePlan, String), CommandError> {
+    let layout = catalog.layout();
+    let backup = choose::facts(catalog, info)?;
+    let available = supply::available(layout, info.segment_size, false)?;
+    let histories = supply::histories(layout)?;
+    let kind = match wish {
+        DrillTarget::End => None,
+        DrillTarget::Immediate => Some(TargetKind::Immediate),
+        DrillTarget::Random => {
+            let resolved = resolve_timeline(&backup, None, &histories)
+                .map_err(|error| CommandError::new(chain(&error)))?;
+            let selected = select_wal(&backup, &resolved.history, None, &available, false);
+            // Recovery stops at a record that starts at the target or later: the last segment has one, or none at all.
+            let last = selected.last.and_then(|segment| segment.first_lsn(info.segment_size));
+            let room = last.map_or(0, |last| last.as_u64().saturating_sub(backup.end.as_u64()));
+            Some(match room {
+                0 => TargetKind::Immediate,
+                room => TargetKind::Lsn(Lsn::from_u64(backup.end.as_u64() + random() % room)),
+            })
+        }
+    };
+    let told = match &kind {
+        None => "the end of the archived WAL".to_owned(),
+        Some(TargetKind::Lsn(lsn)) => format!("LSN {lsn}"),
+        Some(_) => "the end of the backup".to_owned(),
+    };
+    let locations = backup
+        .tablespaces
+        .iter()
+        .map(|tablespace| (tablespace.name.clone(), scratch.join(format!("tablespace-{}", tablespace.oid))))
+        .collect();
+    let action = kind.as_ref().map(|_| TargetAction::Promote);
+    let request = RestoreRequest {
+        backup,
+        destination: scratch.join("data"),
+        delta: false,
+        tablespace_locations: locations,
+        target: RecoveryTarget { kind, action, ..RecoveryTarget::default() },
+        standby: false,
+        wal: WalSupply::Copy { partials: false, staging: None },
+        available_wal: available,
+        histories,
+        archived_until: None,
+        settings_file: SETTINGS_FILE.to_owned(),
+        extra_files: Vec::new(),
+    };
+    let plan = plan_restore(request, &look_at).map_err(|error| {
+        CommandError::new(format!("Backup {} can't be restored: {}", info.id, chain(&error)))
+    })?;
+    Ok((plan, told))
+}
+
+/// Keeps the result, the verdict and the rates where others find them.
+fn remember(
+    server: &ServerContext,
+    catalog: &Catalog,
+    info: &BackupInfo,
+    drill: &Drill,
+    plan: &RestorePlan,
+    report: &RestoreReport,
+) {
+    let verdict = if drill.faults.is_empty() { Verified::Sound } else { Verified::Damaged };
+    let verification = Verification {
+        id: info.id,
+        verdict,
+        at: drill.at,
+        files: report.files,
+        bytes: report.bytes,
+        wal: true,
+    };
+    let wal_bytes = plan.wal.len() as u64 * info.segment_size.bytes();
+    let record = || {
+        let known = catalog.rates()?;
+        let rates = Rates {
+            copy: blend(known.copy, report.bytes + wal_bytes, drill.restore_seconds),
+            replay: if drill.faults.is_empty() {
+                blend(known.replay, wal_bytes, drill.recovery_seconds)
+            } else {
+                known.replay
+            },
+        };
+        catalog.record_rates(rates)?;
+        catalog.record_drill(drill)?;
+        catalog.record_verification(&verification)
+    };
+    if let Err(error) = record() {
+        server.output.warning(format!("The result could not be recorded: {}", chain(&error)));
+    }
+}
+
+fn tell(server: &ServerContext, drill: &Drill, found: &checks::Found) -> Result<(), CommandError> {
+    let output = &server.output;
+    for fault in &drill.faults {
+        output.error(fault);
+    }
+    for answer in &found.answers {
+        output.info(format!("Answer: {answer}"));
+    }
+    output.set(
+        server.name(),
+        json!({"backup_id": drill.id.to_string(), "target": drill.target, "passed": drill.faults.is_empty(),
+               "bytes": drill.bytes, "restore_seconds": drill.restore_seconds,
+               "recovery_seconds": drill.recovery_seconds, "databases": found.databases,
+               "indexes_checked": found.indexes, "tables_checked": found.tables, "answers": found.answers,
+               "reached": found.reached, "faults": drill.faults}),
+    );
+    let seconds = |seconds: f64| text::duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    output.info(format!(
+        "Restored {} in {}; recovered in {}, up to {}",
+        text::size_u64(drill.bytes),
+        seconds(drill.restore_seconds),
+        seconds(drill.recovery_seconds),
+        found.reached.as_deref().unwrap_or("an unknown position"),
+    ));
+    output.info(format!(
+        "Checked {} databases, {} tables and {} indexes",
+        found.databases, found.tables, found.indexes
+    ));
+    if found.unchecked > 0 {
+        output.warning(format!(
+            "{} databases could not be checked: the extension amcheck is not installed for this server",
+            found.unchecked
+        ));
+    }
+    if drill.faults.is_empty() {
+        output.info(format!("Backup {} passed the drill", drill.id));
+        Ok(())
+    } else {
+        Err(CommandError::new(format!("Backup {} of server '{}' failed the drill", drill.id, server.name()))
+            .hint("the result is recorded; take a new backup and look for the cause"))
+    }
+}

@@ -1,0 +1,185 @@
+//! What a restored server is asked: whether it has recovered, and whether its tables and indexes are sound.
+
+use std::time::{Duration, Instant};
+
+use pgwal::replication::ConnInfo;
+use pgwal::sql::connect;
+use pgwal::sql::tokio_postgres::{Client, SimpleQueryMessage};
+
+use super::scratch::PORT;
+use super::server::Server;
+use crate::args::DrillArgs;
+use crate::error::CommandError;
+
+/// How often it is asked whether it has recovered.
+const POLL: Duration = Duration::from_millis(100);
+/// Most faults that are told.
+const FAULTS_MAX: usize = 100;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// When the server could be used.
+    pub(super) recovered: Option<Instant>,
+    /// Where recovery ended.
+    pub(super) reached: Option<String>,
+    pub(super) databases: u64,
+    /// Databases in which amcheck is not to be had.
+    pub(super) unchecked: u64,
+    pub(super) tables: u64,
+    pub(super) indexes: u64,
+    pub(super) answers: Vec<String>,
+    pub(super) faults: Vec<String>,
+}
+
+/// Waits until the server has recovered, and asks it everything.
+pub(super) async fn run(
+    server: &Server,
+    args: &DrillArgs,
+    patience: Duration,
+) -> Result<Found, CommandError> {
+    let client = recovered(server, args, patience).await?;
+    let mut found = Found { recovered: Some(Instant::now()), ..Found::default() };
+    found.reached = rows(&client, "select pg_current_wal_insert_lsn()")
+        .await
+        .ok()
+        .and_then(|rows| rows.into_iter().next());
+    let version: u32 = rows(&client, "show server_version_num")
+        .await
+        .ok()
+        .and_then(|rows| rows.first()?.parse().ok())
+        .unwrap_or_default();
+    let databases = rows(&client, "select datname from pg_database where datallowconn order by 1")
+        .await
+        .map_err(|error| CommandError::new(format!("the databases can't be listed: {error}")))?;
+    for database in databases {
+        match session(server, args, &database).await {
+            Ok(client) => check_database(&client, &database, version, &mut found).await,
+            Err(error) => found.fault(format!("database \"{database}\" can't be opened: {error}")),
+        }
+        found.databases += 1;
+    }
+    if let Some(sql) = &args.sql {
+        match session(server, args, &args.database).await {
+            Ok(client) => match rows(&client, sql).await {
+                Ok(answers) => found.answers = answers,
+                Err(error) => found.fault(format!("the question failed: {error}")),
+            },
+            Err(error) => found.fault(format!("database \"{}\" can't be opened: {error}", args.database)),
+        }
+    }
+    Ok(found)
+}
+
+/// A session with the server, once it is out of recovery.
+async fn recovered(server: &Server, args: &DrillArgs, patience: Duration) -> Result<Client, CommandError> {
+    let begun = Instant::now();
+    loop {
+        if server.has_ended() {
+            return Err(CommandError::new("the restored server gave up"));
+        }
+        if begun.elapsed() > patience {
+            return Err(CommandError::new(format!(
+                "the restored server did not recover within {} seconds",
+                patience.as_secs()
+            )));
+        }
+        if let Ok(client) = session(server, args, "postgres").await
+            && rows(&client, "select pg_is_in_recovery()").await.is_ok_and(|rows| rows == ["f"])
+        {
+            return Ok(client);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn session(server: &Server, args: &DrillArgs, database: &str) -> Result<Client, String> {
+    let quote = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
+    let sockets = server.sockets.to_string_lossy();
+    let text = format!(
+        "host={} port={PORT} user={} dbname={} sslmode=disable",
+        quote(&sockets),
+        quote(&args.user),
+        quote(database)
+    );
+    // Nothing of the environment: this is about one server only.
+    let conninfo = ConnInfo::parse(&text, &|_| None).map_err(|error| error.to_string())?;
+    connect(&conninfo).await.map_err(|error| crate::error::chain(&error))
+}
+
+async fn check_database(client: &Client, database: &str, version: u32, found: &mut Found) {
+    let installable = "select 1 from pg_available_extensions where name = 'amcheck'";
+    if rows(client, installable).await.map_or(true, |rows| rows.is_empty()) {
+        found.unchecked += 1;
+        return;
+    }
+    if let Err(error) = rows(client, "create extension if not exists amcheck").await {
+        return found.fault(format!("database \"{database}\": amcheck can't be had: {error}"));
+    }
+    let query = "select quote_ident(nspname) from pg_extension e join pg_namespace n on n.oid = e.extnamespace \
+                 where extname = 'amcheck'";
+    let schema = match rows(client, query).await {
+        Ok(mut rows) if rows.len() == 1 => rows.remove(0),
+        _ => return found.fault(format!("database \"{database}\": amcheck has no schema")),
+    };
+    let indexes = "select c.oid || ' ' || c.oid::regclass from pg_index i join pg_class c on c.oid = i.indexrelid \
+                   join pg_am a on a.oid = c.relam where a.amname = 'btree' and c.relkind = 'i' \
+                   and c.relpersistence <> 't' and i.indisready and i.indisvalid";
+    for (oid, name) in objects(client, indexes, database, found).await {
+        found.indexes += 1;
+        if let Err(error) = rows(client, &format!("select {schema}.bt_index_check({oid})")).await {
+            found.fault(format!("database \"{database}\", index {name}: {error}"));
+        }
+    }
+    // PostgreSQL 13's amcheck knows indexes only.
+    if version < 140_000 {
+        return;
+    }
+    let tables = "select c.oid || ' ' || c.oid::regclass from pg_class c join pg_am a on a.oid = c.relam \
+                  where a.amname = 'heap' and c.relkind in ('r', 'm', 't') and c.relpersistence <> 't'";
+    for (oid, name) in objects(client, tables, database, found).await {
+        found.tables += 1;
+        let query = format!(
+            "select 'block ' || coalesce(blkno, 0) || ': ' || msg from {schema}.verify_heapam({oid}) limit 3"
+        );
+        match rows(client, &query).await {
+            Ok(corrupt) => corrupt.iter().for_each(|what| {
+                found.fault(format!("database \"{database}\", table {name}, {what}"));
+            }),
+            Err(error) => found.fault(format!("database \"{database}\", table {name}: {error}")),
+        }
+    }
+}
+
+/// Object ids with names.
+async fn objects(client: &Client, query: &str, database: &str, found: &mut Found) -> Vec<(String, String)> {
+    match rows(client, query).await {
+        Ok(rows) => rows
+            .iter()
+            .filter_map(|row| row.split_once(' '))
+            .map(|(oid, name)| (oid.to_owned(), name.to_owned()))
+            .collect(),
+        Err(error) => {
+            found.fault(format!("database \"{database}\": the catalogue can't be read: {error}"));
+            Vec::new()
+        }
+    }
+}
+
+impl Found {
+    fn fault(&mut self, what: String) {
+        if self.faults.len() < FAULTS_MAX {
+            self.faults.push(what);
+        }
+    }
+}
+
+/// The first column of each row.
+async fn rows(client: &Client, query: &str) -> Result<Vec<String>, String> {
+    let answer = client.simple_query(query).await.map_err(|error| crate::error::chain(&error))?;
+    let text = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
+        _ => None,
+    };
+    Ok(answer.iter().filter_map(text).collect())
+}
