@@ -5,6 +5,7 @@
 //! last thing to be removed.
 
 mod hooks;
+mod measure;
 mod wal;
 
 use barkeep_transport::durable;
@@ -67,19 +68,8 @@ impl Catalog {
     /// # Errors
     /// When storage fails; it can be called again.
     pub fn remove_backup_files(&self, id: BackupId) -> Result<(), CatalogError> {
-        let directory = self.layout().backup(id);
-        for name in names_in(&directory)? {
-            // These say what is being removed; they go with the directory itself, at the end.
-            if name != "backup.info" && name != "annotations" {
-                let path = directory.join(name);
-                let is_directory = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-                if is_directory {
-                    durable::remove_dir_all(&path)?;
-                } else {
-                    durable::remove(&path)?;
-                }
-            }
-        }
+        // These say what is being removed; they go with the directory itself, at the end.
+        durable::empty_dir(&self.layout().backup(id), &["backup.info", "annotations"])?;
         Ok(())
     }
 
@@ -95,7 +85,7 @@ impl Catalog {
                 self.save(&parent)?;
             }
         }
-        self.set_keep(id, None)?;
+        self.release(id)?;
         self.forget_verification(id)?;
         self.forget_drill(id)?;
         durable::remove_dir_all(&self.layout().backup(id))?;
@@ -110,7 +100,7 @@ impl Catalog {
 mod tests {
     use super::*;
     use crate::xlogdb::{self, Locked};
-    use crate::{BackupInfo, Keep, Layout, backup_info};
+    use crate::{BackupInfo, Keep, Kept, Layout, backup_info};
     use barkeep_transport::faults::Faults;
     use pgwal::WalFile;
     use std::fs;
@@ -168,7 +158,7 @@ mod tests {
     #[test]
     fn nothing_of_a_deleted_backup_remains() {
         let (_home, catalog) = home();
-        catalog.set_keep(id(2), Some(Keep::Full)).unwrap();
+        catalog.keep(id(2), &Kept::for_good(Keep::Full)).unwrap();
         delete(&catalog, id(2), &[OLD.parse().unwrap()]).unwrap();
         let layout = catalog.layout();
         assert!(!exists(&layout.backup(id(2))));

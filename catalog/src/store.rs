@@ -13,9 +13,6 @@ use crate::lock::LockError;
 use crate::names::{self, NameError};
 use crate::{BackupId, BackupInfo, Layout, Status, xlogdb};
 
-/// Longest annotation accepted, in bytes; the known ones are words.
-const ANNOTATION_BYTES_MAX: u64 = 4096;
-
 /// Something wrong in the catalogue, or on the way to it.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
@@ -59,14 +56,6 @@ pub enum CatalogError {
         /// The moment.
         now: BackupId,
     },
-    /// An annotation that is none of the known words.
-    #[error("'{}' says {text:?}, which is neither \"full\" nor \"standalone\"", path.display())]
-    Annotation {
-        /// Which.
-        path: PathBuf,
-        /// What it says.
-        text: String,
-    },
     /// A record can't be written down.
     #[error(transparent)]
     Unrepresentable(#[from] Unrepresentable),
@@ -85,25 +74,6 @@ pub enum CatalogError {
     /// A hook stopped a deletion.
     #[error(transparent)]
     Stopped(#[from] crate::delete::Stopped),
-}
-
-/// A backup kept from retention and deletion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Keep {
-    /// With all WAL from it on: any moment since stays reachable.
-    Full,
-    /// With just the WAL that makes it consistent.
-    Standalone,
-}
-
-impl Keep {
-    /// The word in the annotation.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Keep::Full => "full",
-            Keep::Standalone => "standalone",
-        }
-    }
 }
 
 /// The backups of a server.
@@ -290,41 +260,6 @@ impl Catalog {
             Ok(id) if backups.get(id).is_none() => self.read(id).map(|info| info.id),
             _ => Ok(names::resolve(&self.layout.server, backups.iter(), text)?),
         }
-    }
-
-    /// Whether a backup is kept.
-    ///
-    /// # Errors
-    /// When the annotation can't be read or says something unknown: a backup must not be deleted then.
-    pub fn keep(&self, id: BackupId) -> Result<Option<Keep>, CatalogError> {
-        for path in [self.layout.annotation(id, "keep"), self.layout.old_annotation(id, "keep")] {
-            if let Some(text) = read_bounded(&path, ANNOTATION_BYTES_MAX)? {
-                return match text.trim_ascii() {
-                    b"full" => Ok(Some(Keep::Full)),
-                    b"standalone" => Ok(Some(Keep::Standalone)),
-                    other => {
-                        let text = String::from_utf8_lossy(other).chars().take(40).collect();
-                        Err(CatalogError::Annotation { path, text })
-                    }
-                };
-            }
-        }
-        Ok(None)
-    }
-
-    /// Keeps a backup, or lets it go.
-    ///
-    /// # Errors
-    /// When storage fails.
-    pub fn set_keep(&self, id: BackupId, keep: Option<Keep>) -> Result<(), CatalogError> {
-        match keep {
-            Some(keep) => durable::write(&self.layout.annotation(id, "keep"), keep.as_str().as_bytes())?,
-            None => {
-                durable::remove(&self.layout.annotation(id, "keep"))?;
-                durable::remove(&self.layout.old_annotation(id, "keep"))?;
-            }
-        }
-        Ok(())
     }
 
     /// The identifiers of all records, in order.

@@ -10,6 +10,7 @@ use pgwal::page::{LONG_HEADER_BYTES, PageHeader};
 use pgwal::{History, SegmentName, SegmentSize, TimelineId, WalFile};
 
 use crate::Layout;
+use crate::store::{CatalogError, names_in};
 
 /// Largest WAL file, in bytes: what a compressed one may at most decompress to.
 pub const WAL_BYTES_MAX: u64 = SegmentSize::MAX.bytes();
@@ -107,6 +108,23 @@ impl OpenWal {
             self.compression.reader(self.source).map_err(|source| WalError::Read { path, source })?;
         Ok(Bounded::new(reader, WAL_BYTES_MAX))
     }
+}
+
+/// The timelines whose histories the archive holds, in order.
+///
+/// # Errors
+/// When the archive's directory can't be read.
+pub fn archived_histories(layout: &Layout) -> Result<Vec<TimelineId>, CatalogError> {
+    let names = names_in(&layout.wals)?;
+    let mut timelines: Vec<TimelineId> = names
+        .iter()
+        .filter_map(|name| match name.parse() {
+            Ok(WalFile::History(timeline)) => Some(timeline),
+            _ => None,
+        })
+        .collect();
+    timelines.sort_unstable();
+    Ok(timelines)
 }
 
 /// Where a WAL file may be, the likeliest place first. With `partial`, a segment that is still being received (or whose

@@ -17,6 +17,7 @@ pub mod output;
 mod privilege;
 mod program;
 pub mod verdicts;
+pub mod wal_plan;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;

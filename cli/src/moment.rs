@@ -2,7 +2,7 @@
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::{Span, Timestamp, Zoned};
 use pgwal::PgTimestamp;
 
 use crate::error::CommandError;
@@ -92,6 +92,29 @@ fn split_zone(text: &str) -> Option<(&str, &str)> {
     zone.starts_with(|c: char| c.is_ascii_alphabetic()).then_some((datetime.trim_end(), zone))
 }
 
+/// Reads a moment for what is yet to come or long past: a time as [`Moment::read`] takes it, or a span of time from `now` on
+/// with its sign (`+7 days`, `-36h`).
+///
+/// # Errors
+/// When it is neither.
+pub(crate) fn read_moment(text: &str, now: Timestamp, local: &TimeZone) -> Result<Timestamp, CommandError> {
+    let text = text.trim();
+    let (sign, span) = match (text.strip_prefix('+'), text.strip_prefix('-')) {
+        (Some(span), _) => (1, span),
+        (None, Some(span)) => (-1, span),
+        (None, None) => return Moment::read(text, local).map(|moment| moment.zoned.timestamp()),
+    };
+    let span: Option<Span> = span.trim().parse().ok();
+    let moment = span
+        .and_then(|span| span.checked_mul(sign).ok())
+        .and_then(|span| now.to_zoned(local.clone()).checked_add(span).ok());
+    moment.map(|moment| moment.timestamp()).ok_or_else(|| {
+        let shown: String = text.chars().take(64).collect();
+        CommandError::new(format!("\"{shown}\" is no length of time"))
+            .hint("write it like \"+7 days\" or \"-36 hours\"")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,5 +163,18 @@ mod tests {
         let error = Moment::read("2026-10-25 02:30:00", &rome).unwrap_err().to_string();
         assert!(error.contains("add the offset"), "{error}");
         assert!(Moment::read("2026-10-25 02:30:00+01:00", &rome).is_ok());
+    }
+
+    #[test]
+    fn spans_count_from_now() {
+        let now = "2026-11-22T12:00:00Z".parse().unwrap();
+        let read = |text: &str| read_moment(text, now, &TimeZone::UTC).ok().map(|moment| moment.to_string());
+        assert_eq!(read("+7 days").as_deref(), Some("2026-11-29T12:00:00Z"));
+        assert_eq!(read(" -36h").as_deref(), Some("2026-11-21T00:00:00Z"));
+        assert_eq!(read("+ 1 month").as_deref(), Some("2026-12-22T12:00:00Z"));
+        assert_eq!(read("2027-01-01").as_deref(), Some("2027-01-01T00:00:00Z"));
+        for wrong in ["", "7 days", "+", "+7", "-1 day ago ago", "soon"] {
+            assert_eq!(read(wrong), None, "{wrong:?}");
+        }
     }
 }

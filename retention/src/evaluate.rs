@@ -1,27 +1,56 @@
 //! The verdict on each backup, and the reason for it.
 //!
-//! Backups are judged from the newest to the oldest, by identifier. Incremental backups live and die with the full
-//! backup they descend from. What is not finished is neither counted nor condemned.
+//! Finished full backups are judged from the newest to the oldest, in the order in which they were taken (by WAL
+//! position, not by name). Incremental backups live and die with the full backup they descend from. What is not finished
+//! is neither counted nor condemned, and the newest backup that can be restored is never condemned.
+
+mod clause;
+mod refusal;
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use pgwal::{History, Lsn, TimelineId};
 
-use crate::policy::Policy;
+use crate::order::{self, Ended};
+use crate::policy::{Period, Policy};
+use clause::{ClauseJudge, Finding, Root};
+
+pub use refusal::{Refusal, may_delete};
 
 /// What the policy needs to know of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backup<Id> {
-    /// Its identifier; identifiers are in the order of the backups.
+    /// Its identifier.
     pub id: Id,
     /// How far it has come.
     pub stage: Stage,
-    /// When it ended. A finished backup without an end counts as before every window.
+    /// When it ended, by the clock of the time.
     pub end_time: Option<Timestamp>,
     /// The backup it is an increment of.
     pub parent: Option<Id>,
     /// Whether somebody asked to keep it.
     pub keep: Option<Keep>,
+    /// When that ends to be so; never, if not said.
+    pub kept_until: Option<Timestamp>,
+    /// Where it lies in the WAL.
+    pub place: Option<Place>,
+    /// The cluster it is of, by its system identifier.
+    pub system_id: Option<String>,
+    /// Whether it passed a verification or a restore drill.
+    pub verified: bool,
+}
+
+/// Where a backup lies in the WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The timeline it was taken on.
+    pub timeline: TimelineId,
+    /// Where recovery from it starts reading.
+    pub begin: Lsn,
+    /// Where it becomes consistent; the position after its last byte. As `begin`, while it is not known.
+    pub end: Lsn,
 }
 
 /// How far a backup has come.
@@ -31,8 +60,26 @@ pub enum Stage {
     Done,
     /// Its files are complete, some of the WAL it needs is still to come (WAITING_FOR_WALS).
     Waiting,
-    /// It is being taken, or failed.
-    Unusable,
+    /// It is being taken or copied (EMPTY, STARTED, SYNCING). The WAL from its beginning on will be needed.
+    Running,
+    /// It is of no use (FAILED).
+    Failed,
+    /// Its deletion has begun.
+    Leaving,
+    /// Its record is there and its files are gone.
+    Lost,
+}
+
+impl Stage {
+    /// Whether its files are all there.
+    pub const fn is_usable(self) -> bool {
+        matches!(self, Stage::Done | Stage::Waiting)
+    }
+
+    /// Whether it still needs WAL. One whose files are gone might have them back: somebody has yet to delete it.
+    pub const fn needs_wal(self) -> bool {
+        !matches!(self, Stage::Failed | Stage::Leaving)
+    }
 }
 
 /// How a backup is to be kept whatever the policy says.
@@ -42,6 +89,26 @@ pub enum Keep {
     Full,
     /// With the WAL from its beginning to its end: recoverable to its end.
     Standalone,
+}
+
+/// What decides: the policy, and what has to be known to apply it.
+#[derive(Debug, Clone)]
+pub struct Rules<'a> {
+    /// The policy.
+    pub policy: &'a Policy,
+    /// How many finished full backups must remain in any case.
+    pub minimum_redundancy: u32,
+    /// The histories of the timelines that are known.
+    pub histories: &'a [History],
+    /// The time zone that [`Policy::zone`] names, for policies that go by the calendar.
+    pub zone: TimeZone,
+}
+
+impl<'a> Rules<'a> {
+    /// A policy by itself: no minimum, no timelines, UTC.
+    pub const fn new(policy: &'a Policy) -> Self {
+        Rules { policy, minimum_redundancy: 0, histories: &[], zone: TimeZone::UTC }
+    }
 }
 
 /// What is to become of a backup.
@@ -84,6 +151,11 @@ pub struct Judgement<Id> {
     pub verdict: Verdict,
     /// Why.
     pub reason: Reason<Id>,
+    /// Whether the policy itself needs it, kept or not: then it needs the WAL after it as well.
+    pub needed: bool,
+    /// Until when it stays at least, should nothing else happen; `None` when that is not known (it depends on backups
+    /// yet to be taken) or it does not stay.
+    pub until: Option<Timestamp>,
 }
 
 /// Why a verdict is what it is. Prints as a clause that follows "because" or a colon.
@@ -91,10 +163,19 @@ pub struct Judgement<Id> {
 pub enum Reason<Id> {
     /// It is not finished, or failed.
     NotDone,
+    /// Its deletion has begun.
+    Leaving,
+    /// Its files are gone.
+    Lost,
     /// Its chain of parents leads to no full backup.
     NoRoot,
     /// Somebody asked to keep it.
-    Kept(Keep),
+    Kept {
+        /// How.
+        keep: Keep,
+        /// Until when, if it was said.
+        until: Option<Timestamp>,
+    },
     /// It is the so-many-newest, and so many are wanted.
     AmongNewest {
         /// Its place, counted from the newest as 1.
@@ -112,6 +193,11 @@ pub enum Reason<Id> {
         /// The window's beginning.
         begin: Timestamp,
     },
+    /// Its end time can't be believed, and it may have ended within the window.
+    PerhapsInWindow {
+        /// The window's beginning.
+        begin: Timestamp,
+    },
     /// It is the newest that ended before the window: what the window's beginning is recovered from.
     Anchor {
         /// The window's beginning.
@@ -122,11 +208,26 @@ pub enum Reason<Id> {
         /// The window's beginning.
         begin: Timestamp,
     },
+    /// It is the newest backup of a period for which one is kept.
+    OfPeriod {
+        /// The period.
+        period: Period,
+        /// Which of them, counted from the newest as 1.
+        place: u32,
+        /// For how many of them one is kept.
+        wanted: u32,
+    },
+    /// It is the newest of no hour, day, week, month or year for which one is kept.
+    OfNoPeriod,
+    /// It does not count, not being verified or its end time not being believable; too few of those that count are newer.
+    DoesNotCount,
     /// The policy lets it go, but then fewer than the minimum would remain.
     MinimumRedundancy {
         /// The minimum.
         minimum: u32,
     },
+    /// The policy lets it go, but it is the newest that can be restored.
+    LastRestorable,
     /// It is an increment, and shares the fate of its full backup.
     FollowsRoot {
         /// The full backup.
@@ -137,12 +238,24 @@ pub enum Reason<Id> {
         /// The full backup.
         root: Id,
     },
+    /// Each clause of the policy has its own.
+    Several(Vec<Reason<Id>>),
 }
 
 impl<Id: Ord + Clone> Backup<Id> {
     /// A finished full backup that nobody asked to keep.
     pub fn done(id: Id, end_time: Timestamp) -> Self {
-        Backup { id, stage: Stage::Done, end_time: Some(end_time), parent: None, keep: None }
+        Backup {
+            id,
+            stage: Stage::Done,
+            end_time: Some(end_time),
+            parent: None,
+            keep: None,
+            kept_until: None,
+            place: None,
+            system_id: None,
+            verified: false,
+        }
     }
 
     /// The same as an increment of `parent`.
@@ -163,81 +276,58 @@ impl<Id: Ord + Clone> Backup<Id> {
         Backup { stage, ..self }
     }
 
-    /// Whether it can be recovered from on its own.
-    fn is_done(&self) -> bool {
-        self.stage == Stage::Done
+    /// The same at a place.
+    #[must_use]
+    pub fn at(self, timeline: TimelineId, begin: Lsn, end: Lsn) -> Self {
+        Backup { place: Some(Place { timeline, begin, end }), ..self }
     }
 }
 
-/// Judges all backups of a server; the judgements are in the order of their identifiers.
-///
-/// `minimum_redundancy` is how many finished full backups must remain in any case.
+impl<Id> Backup<Id> {
+    /// Whether it is kept at this moment.
+    pub fn keep_at(&self, now: Timestamp) -> Option<Keep> {
+        self.keep.filter(|_| self.kept_until.is_none_or(|until| now < until))
+    }
+
+    /// Whether it can be restored on its own.
+    fn counts(&self) -> bool {
+        self.stage == Stage::Done && self.parent.is_none()
+    }
+}
+
+/// Judges all backups of a server; the judgements are in the order of the identifiers.
 pub fn evaluate<Id: Ord + Clone>(
     backups: &[Backup<Id>],
-    policy: Policy,
-    minimum_redundancy: u32,
+    rules: &Rules<'_>,
     now: Timestamp,
 ) -> Vec<Judgement<Id>> {
     let by_id: BTreeMap<&Id, &Backup<Id>> = backups.iter().map(|backup| (&backup.id, backup)).collect();
-    let mut judge = Judge::new(policy, minimum_redundancy, now);
-    let mut roots = BTreeMap::new();
-    for backup in by_id.values().rev().filter(|backup| backup.parent.is_none()) {
-        let verdict = if backup.is_done() { judge.next(backup) } else { RootVerdict::none() };
-        roots.insert(&backup.id, verdict);
-    }
+    let ordered = order::sort(by_id.values().copied().filter(|backup| backup.counts()), rules.histories);
+    let ended = order::ended(&ordered);
+    let mut judge = Judge::new(rules, now, &ordered, &ended);
+    let newest_first = ordered.iter().zip(ended).enumerate().rev();
+    let roots: BTreeMap<&Id, RootVerdict<Id>> =
+        newest_first.map(|(index, (backup, ended))| (&backup.id, judge.next(index, backup, ended))).collect();
     let judgement = |backup: &&Backup<Id>| {
-        let (verdict, reason) = match root_of(&by_id, backup) {
-            _ if backup.stage == Stage::Unusable => (Verdict::None, Reason::NotDone),
-            None => (Verdict::None, Reason::NoRoot),
-            Some(root) => match roots.get(&root.id) {
-                None => (Verdict::None, Reason::NoRoot),
-                Some(judged) if root.id == backup.id => judged.own(),
-                Some(judged) => judged.of_increment(&root.id),
-            },
+        let excuse = match backup.stage {
+            Stage::Done | Stage::Waiting => None,
+            Stage::Running | Stage::Failed => Some(Reason::NotDone),
+            Stage::Leaving => Some(Reason::Leaving),
+            Stage::Lost => Some(Reason::Lost),
         };
-        Judgement { id: backup.id.clone(), verdict, reason }
+        let root = root_of(&by_id, backup);
+        match (excuse, root.map(|root| (root, roots.get(&root.id)))) {
+            (Some(reason), _) => Judgement::none(&backup.id, reason),
+            (None, None) => Judgement::none(&backup.id, Reason::NoRoot),
+            (None, Some((root, None))) if root.id == backup.id => {
+                Judgement::none(&backup.id, Reason::NotDone)
+            }
+            (None, Some((_, None))) => Judgement::none(&backup.id, Reason::NoRoot),
+            (None, Some((root, Some(judged)))) if root.id == backup.id => judged.own(&backup.id),
+            (None, Some((root, Some(judged)))) => judged.of_increment(&backup.id, &root.id),
+        }
     };
     by_id.values().map(judgement).collect()
-}
-
-/// Why a backup must not be deleted by hand.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Somebody asked to keep it.
-    #[error("it is kept ({keep}): release it first")]
-    Kept {
-        /// How.
-        keep: Keep,
-    },
-    /// Too few would remain.
-    #[error("only {present} finished full backups exist, and minimum_redundancy is {minimum}")]
-    MinimumRedundancy {
-        /// How many there are.
-        present: u32,
-        /// How many must remain.
-        minimum: u32,
-    },
-}
-
-/// Whether a person may delete the backup `id`.
-///
-/// # Errors
-/// When it is kept, or a finished full backup that the minimum needs.
-pub fn may_delete<Id: Ord + Clone>(
-    backups: &[Backup<Id>],
-    id: &Id,
-    minimum_redundancy: u32,
-) -> Result<(), Refusal> {
-    let Some(backup) = backups.iter().find(|backup| backup.id == *id) else { return Ok(()) };
-    if let Some(keep) = backup.keep {
-        return Err(Refusal::Kept { keep });
-    }
-    let counts = |backup: &&Backup<Id>| backup.is_done() && backup.parent.is_none();
-    let present = u32::try_from(backups.iter().filter(counts).count()).unwrap_or(u32::MAX);
-    if counts(&backup) && present <= minimum_redundancy {
-        return Err(Refusal::MinimumRedundancy { present, minimum: minimum_redundancy });
-    }
-    Ok(())
 }
 
 /// The full backup at the end of the chain of parents; `None` when the chain breaks or goes in a circle.
@@ -258,117 +348,121 @@ fn root_of<'a, Id: Ord>(
 
 /// Judges finished full backups from the newest to the oldest.
 struct Judge {
-    policy: Policy,
+    clauses: Vec<ClauseJudge>,
     minimum: u32,
-    begin: Timestamp,
-    /// How many the policy needed so far, or the minimum.
-    needed: u32,
-    /// Whether the backup that the window's beginning is recovered from was met.
-    anchored: bool,
+    now: Timestamp,
+    /// How many stay so far, for the policy's sake or the minimum's.
+    staying: u32,
+    /// The place of the newest of all.
+    newest: usize,
 }
 
-/// A verdict on a full backup, apart from its being kept.
-#[derive(Clone, Copy)]
-struct RootVerdict {
+/// The verdict on a full backup, apart from its being kept.
+struct RootVerdict<Id> {
     keep: Option<Keep>,
+    kept_until: Option<Timestamp>,
     by_policy: Verdict,
-    ground: Ground,
+    reason: Reason<Id>,
+    /// Whether the policy needs it.
+    needed: bool,
     /// Whether increments of it serve the policy, were it kept by itself.
     children_valid: bool,
-}
-
-/// [`Reason`] without an identifier.
-#[derive(Clone, Copy)]
-enum Ground {
-    NotDone,
-    AmongNewest { place: u32, wanted: u32 },
-    BeyondNewest { wanted: u32 },
-    InWindow { begin: Timestamp },
-    Anchor { begin: Timestamp },
-    BeforeWindow { begin: Timestamp },
-    MinimumRedundancy { minimum: u32 },
+    until: Option<Timestamp>,
 }
 
 impl Judge {
-    fn new(policy: Policy, minimum: u32, now: Timestamp) -> Self {
-        let begin = match policy {
-            Policy::Redundancy(_) => now,
-            Policy::RecoveryWindow(window) => window.begin(now),
-        };
-        Judge { policy, minimum, begin, needed: 0, anchored: false }
-    }
-
-    fn next<Id>(&mut self, backup: &Backup<Id>) -> RootVerdict {
-        let (by_policy, ground, inside) = match self.policy {
-            Policy::Redundancy(count) => self.by_redundancy(count.max(self.minimum)),
-            Policy::RecoveryWindow(_) => self.by_window(backup.end_time),
-        };
-        RootVerdict { keep: backup.keep, by_policy, ground, children_valid: inside }
-    }
-
-    fn by_redundancy(&mut self, wanted: u32) -> (Verdict, Ground, bool) {
-        if self.needed < wanted {
-            self.needed += 1;
-            return (Verdict::Valid, Ground::AmongNewest { place: self.needed, wanted }, true);
+    fn new<Id>(rules: &Rules<'_>, now: Timestamp, oldest_first: &[&Backup<Id>], ended: &[Ended]) -> Self {
+        let clauses = rules.policy.clauses().iter();
+        let clauses = clauses.map(|clause| ClauseJudge::new(clause, rules, now, oldest_first, ended));
+        Judge {
+            clauses: clauses.collect(),
+            minimum: rules.minimum_redundancy,
+            now,
+            staying: 0,
+            newest: oldest_first.len().saturating_sub(1),
         }
-        (Verdict::Obsolete, Ground::BeyondNewest { wanted }, false)
     }
 
-    fn by_window(&mut self, end: Option<Timestamp>) -> (Verdict, Ground, bool) {
-        let begin = self.begin;
-        if !self.anchored {
-            self.needed += 1;
-            if end.is_some_and(|end| end >= begin) {
-                return (Verdict::Valid, Ground::InWindow { begin }, true);
-            }
-            self.anchored = true;
-            return (Verdict::Valid, Ground::Anchor { begin }, false);
-        }
+    fn next<Id: Clone>(&mut self, index: usize, backup: &Backup<Id>, ended: Ended) -> RootVerdict<Id> {
+        let is_newest = index == self.newest;
+        let root = Root { index, ended, verified: backup.verified };
+        let findings: Vec<Finding> = self.clauses.iter_mut().map(|clause| clause.next(root)).collect();
+        let wanted: Vec<&Finding> = findings.iter().filter(|finding| finding.needed).collect();
+        let needed = !wanted.is_empty();
+        let keep = backup.keep_at(self.now);
+        let (by_policy, reason) = if needed {
+            (Verdict::Valid, reasons(wanted.iter().copied()))
+        } else if self.staying < self.minimum {
+            (Verdict::PotentiallyObsolete, Reason::MinimumRedundancy { minimum: self.minimum })
+        } else if is_newest {
+            (Verdict::Valid, Reason::LastRestorable)
+        } else {
+            (Verdict::Obsolete, reasons(findings.iter()))
+        };
         // A kept backup stays in any case, and so it helps to reach the minimum.
-        if self.needed < self.minimum {
-            self.needed += 1;
-            let ground = Ground::MinimumRedundancy { minimum: self.minimum };
-            return (Verdict::PotentiallyObsolete, ground, false);
+        if by_policy != Verdict::Obsolete {
+            self.staying += 1;
         }
-        (Verdict::Obsolete, Ground::BeforeWindow { begin }, false)
-    }
-}
-
-impl RootVerdict {
-    fn none() -> Self {
-        RootVerdict { keep: None, by_policy: Verdict::None, ground: Ground::NotDone, children_valid: false }
-    }
-
-    fn own<Id>(self) -> (Verdict, Reason<Id>) {
-        match self.keep {
-            Some(Keep::Full) => (Verdict::KeepFull, Reason::Kept(Keep::Full)),
-            Some(Keep::Standalone) => (Verdict::KeepStandalone, Reason::Kept(Keep::Standalone)),
-            None => (self.by_policy, self.ground.into_reason()),
-        }
-    }
-
-    fn of_increment<Id: Clone>(self, root: &Id) -> (Verdict, Reason<Id>) {
-        let root = root.clone();
-        match self.keep {
-            Some(Keep::Full) => (Verdict::Valid, Reason::FollowsRoot { root }),
-            Some(Keep::Standalone) if self.children_valid => (Verdict::Valid, self.ground.into_reason()),
-            Some(Keep::Standalone) => (Verdict::Obsolete, Reason::RootStandsAlone { root }),
-            None => (self.by_policy, Reason::FollowsRoot { root }),
+        RootVerdict {
+            keep,
+            kept_until: backup.kept_until.filter(|_| keep.is_some()),
+            by_policy,
+            reason,
+            needed,
+            children_valid: wanted.iter().any(|finding| finding.children_valid),
+            until: wanted.iter().map(|finding| finding.until).reduce(later).flatten(),
         }
     }
 }
 
-impl Ground {
-    fn into_reason<Id>(self) -> Reason<Id> {
-        match self {
-            Ground::NotDone => Reason::NotDone,
-            Ground::AmongNewest { place, wanted } => Reason::AmongNewest { place, wanted },
-            Ground::BeyondNewest { wanted } => Reason::BeyondNewest { wanted },
-            Ground::InWindow { begin } => Reason::InWindow { begin },
-            Ground::Anchor { begin } => Reason::Anchor { begin },
-            Ground::BeforeWindow { begin } => Reason::BeforeWindow { begin },
-            Ground::MinimumRedundancy { minimum } => Reason::MinimumRedundancy { minimum },
-        }
+/// The later of two ends, where none is the latest of all.
+fn later(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    a.zip(b).map(|(a, b)| a.max(b))
+}
+
+fn reasons<'a, Id>(findings: impl Iterator<Item = &'a Finding>) -> Reason<Id> {
+    let mut reasons: Vec<Reason<Id>> = findings.map(|finding| finding.ground.into_reason()).collect();
+    match (reasons.len(), reasons.pop()) {
+        (1, Some(reason)) => reason,
+        (_, last) => Reason::Several(reasons.into_iter().chain(last).collect()),
+    }
+}
+
+impl<Id: Clone> Judgement<Id> {
+    fn none(id: &Id, reason: Reason<Id>) -> Self {
+        Judgement { id: id.clone(), verdict: Verdict::None, reason, needed: false, until: None }
+    }
+}
+
+impl<Id: Clone> RootVerdict<Id> {
+    fn own(&self, id: &Id) -> Judgement<Id> {
+        let verdict = match self.keep {
+            Some(Keep::Full) => Verdict::KeepFull,
+            Some(Keep::Standalone) => Verdict::KeepStandalone,
+            None => self.by_policy,
+        };
+        let reason = match self.keep {
+            Some(keep) => Reason::Kept { keep, until: self.kept_until },
+            None => self.reason.clone(),
+        };
+        let until = match (self.keep, self.by_policy) {
+            (None, _) => self.until,
+            (Some(_), Verdict::Obsolete) => self.kept_until,
+            (Some(_), _) => later(self.kept_until, self.until),
+        };
+        Judgement { id: id.clone(), verdict, reason, needed: self.needed, until }
+    }
+
+    fn of_increment(&self, id: &Id, root: &Id) -> Judgement<Id> {
+        let follows = Reason::FollowsRoot { root: root.clone() };
+        let (verdict, reason) = match self.keep {
+            Some(Keep::Full) => (Verdict::Valid, follows),
+            Some(Keep::Standalone) if self.children_valid => (Verdict::Valid, self.reason.clone()),
+            Some(Keep::Standalone) => (Verdict::Obsolete, Reason::RootStandsAlone { root: root.clone() }),
+            None => (self.by_policy, follows),
+        };
+        let until = if verdict == Verdict::Obsolete { None } else { self.own(id).until };
+        Judgement { id: id.clone(), verdict, reason, needed: self.needed && verdict == Verdict::Valid, until }
     }
 }
 

@@ -1,229 +1,319 @@
-//! The verdict tables that Barman 3.20.1 gave for the same facts, and laws.
+//! The verdict tables (data files in `cases`, which the real Barman is asked too), and what they don't say.
 
-use jiff::{SignedDuration, Timestamp};
-use proptest::prelude::*;
+use jiff::SignedDuration;
+use testkit::{CaseBackup, VerdictCase};
 
 use super::*;
+use crate::policy::{Clause, Rule};
 
-const NOW: Timestamp = Timestamp::constant(1_795_000_000, 0);
+/// 12:00 UTC on a Wednesday, so that hours and days from it are what they look like.
+const NOW: Timestamp = Timestamp::constant(1_794_916_800 + 24 * 3600, 0);
+const DAY: SignedDuration = SignedDuration::from_hours(24);
 
-/// `b1 40 failed`, `b1i 39 ^b1`, `b4 5 keep-full`: an identifier, an age in days, and what is special.
-fn backup(text: &'static str) -> Backup<&'static str> {
-    let mut words = text.split(' ');
-    let id = words.next().unwrap();
-    let age: i64 = words.next().unwrap().parse().unwrap();
-    let plain = Backup::done(id, NOW - SignedDuration::from_hours(24 * age));
-    words.fold(plain, |backup, word| match word {
-        "failed" | "started" => backup.at_stage(Stage::Unusable),
-        "waiting" => backup.at_stage(Stage::Waiting),
-        "keep-full" => backup.kept(Keep::Full),
-        "keep-standalone" => backup.kept(Keep::Standalone),
-        parent => backup.increment_of(parent.strip_prefix('^').unwrap()),
-    })
+fn ago(days: f64) -> Timestamp {
+    NOW - SignedDuration::from_millis((days * 86_400_000.0) as i64)
 }
 
-/// Verdicts as in the table: O obsolete, V valid, O* potentially obsolete, KF and KS kept, - not judged.
-#[track_caller]
-fn check(policy: &str, minimum: u32, backups: &[&'static str], expected: &str) {
-    let backups: Vec<_> = backups.iter().map(|text| backup(text)).collect();
-    let judged = evaluate(&backups, policy.parse().unwrap(), minimum, NOW);
-    let verdicts: Vec<&str> = judged
-        .iter()
-        .map(|judgement| match judgement.verdict {
-            Verdict::Valid => "V",
-            Verdict::PotentiallyObsolete => "O*",
-            Verdict::Obsolete => "O",
-            Verdict::KeepFull => "KF",
-            Verdict::KeepStandalone => "KS",
-            Verdict::None => "-",
-        })
-        .collect();
-    assert_eq!(verdicts.join(" "), expected, "{judged:#?}");
+fn of_case(backup: &CaseBackup) -> Backup<String> {
+    let segment = |number: u64| Lsn::from_u64(number << 24);
+    let timeline = TimelineId::new(backup.timeline).unwrap();
+    Backup {
+        id: backup.name.clone(),
+        stage: match backup.status.as_str() {
+            "done" => Stage::Done,
+            "waiting" => Stage::Waiting,
+            "started" => Stage::Running,
+            _ => Stage::Failed,
+        },
+        end_time: Some(ago(backup.age_days)),
+        parent: backup.parent.clone(),
+        keep: backup.keep.as_deref().map(|keep| if keep == "full" { Keep::Full } else { Keep::Standalone }),
+        kept_until: backup.until_days.map(|days| NOW + SignedDuration::from_hours(24 * days)),
+        place: Some(Place { timeline, begin: segment(backup.at), end: segment(backup.at) }),
+        system_id: Some(backup.cluster.to_string()),
+        verified: backup.verified,
+    }
 }
 
-const BASE: [&str; 5] = ["b1 40", "b2 20", "b3 10", "b4 5", "b5 1"];
-const CHAINS: [&str; 6] = ["b1 40", "b1i 39 ^b1", "b2 20", "b2i 19 ^b2", "b2j 18 ^b2i", "b3 1"];
-const UNFINISHED: [&str; 5] = ["b1 40", "b2 20 failed", "b3 10", "b4 5 waiting", "b5 1"];
-const WEEK: &str = "RECOVERY WINDOW OF 7 DAYS";
-
-#[test]
-fn redundancy_keeps_the_newest() {
-    check("REDUNDANCY 2", 0, &BASE, "O O O V V");
-    check("REDUNDANCY 0", 0, &BASE, "O O O O O");
-    check("REDUNDANCY 1", 3, &BASE, "O O V V V");
-    check("REDUNDANCY 2", 0, &[], "");
-}
-
-#[test]
-fn redundancy_counts_finished_backups_only() {
-    let mut backups = UNFINISHED.to_vec();
-    backups.extend(["b6 0 started", "b7 0 started"]);
-    check("REDUNDANCY 2", 0, &backups, "O - V - V - -");
-}
-
-#[test]
-fn kept_backups_take_their_place_among_the_newest() {
-    let backups = ["b1 40 keep-full", "b2 20", "b3 10", "b4 5 keep-standalone", "b5 1"];
-    check("REDUNDANCY 2", 0, &backups, "KF O O KS V");
-    let backups = ["b1 40", "b2 20", "b3 10", "b4 5", "b5 1 keep-standalone"];
-    check("REDUNDANCY 2", 0, &backups, "O O O V KS");
-}
-
-#[test]
-fn a_window_reaches_back_to_the_backup_before_it() {
-    check(WEEK, 0, &BASE, "O O V V V");
-    check("RECOVERY WINDOW OF 2 WEEKS", 0, &BASE, "O V V V V");
-    check("RECOVERY WINDOW OF 1 MONTH", 0, &BASE, "V V V V V");
-    check("RECOVERY WINDOW OF 0 DAYS", 0, &BASE, "O O O O V");
-    check(WEEK, 0, &["b1 40", "b2 30"], "O V");
-    check(WEEK, 0, &UNFINISHED, "O - V - V");
-}
-
-#[test]
-fn the_minimum_holds_back_what_the_window_lets_go() {
-    check(WEEK, 4, &BASE, "O O* V V V");
-    check(WEEK, 9, &BASE, "O* O* V V V");
-    // A kept backup counts: it remains.
-    let backups = ["b1 40", "b2 30", "b3 20 keep-full", "b4 10", "b5 1"];
-    check(WEEK, 3, &backups, "O O KF V V");
-    check(WEEK, 4, &backups, "O O* KF V V");
-}
-
-#[test]
-fn a_window_and_kept_backups() {
-    let backups = ["b1 40 keep-full", "b2 20", "b3 10 keep-standalone", "b4 5", "b5 1"];
-    check(WEEK, 0, &backups, "KF O KS V V");
-    let backups = ["b1 40 keep-full", "b2 20 keep-standalone", "b3 10", "b4 5", "b5 1"];
-    check(WEEK, 4, &backups, "KF KS V V V");
-}
-
-#[test]
-fn increments_share_the_fate_of_their_full_backup() {
-    check("REDUNDANCY 1", 0, &CHAINS, "O O O O O V");
-    check(WEEK, 0, &CHAINS, "O O V V V V");
-}
-
-#[test]
-fn an_increment_that_waits_for_wal_follows_too_and_one_that_failed_does_not() {
-    let backups = ["b1 40", "b1i 39 ^b1 waiting", "b2 20", "b2i 19 ^b2 waiting", "b2j 18 ^b2 failed", "b3 1"];
-    check("REDUNDANCY 2", 0, &backups, "O O V V - V");
-}
-
-#[test]
-fn increments_of_kept_backups() {
-    let with = |at: usize, text: &'static str| {
-        let mut backups = CHAINS;
-        backups[at] = text;
-        backups
+fn histories(case: &VerdictCase) -> Vec<History> {
+    let history = |(timeline, ancestors): &(u32, Vec<(u32, u64)>)| {
+        let lines =
+            ancestors.iter().map(|(ancestor, at)| format!("{ancestor}\t{}\tx\n", Lsn::from_u64(at << 24)));
+        History::parse(TimelineId::new(*timeline).unwrap(), lines.collect::<String>().as_bytes()).unwrap()
     };
-    check("REDUNDANCY 1", 0, &with(0, "b1 40 keep-full"), "KF V O O O V");
-    check("REDUNDANCY 1", 0, &with(2, "b2 20 keep-standalone"), "O O KS O O V");
-    check("REDUNDANCY 2", 0, &with(2, "b2 20 keep-standalone"), "O O KS V V V");
-    // As observed: the increments of the window's anchor go when it is kept by itself, though they stay otherwise.
-    check(WEEK, 0, &with(2, "b2 20 keep-standalone"), "O O KS O O V");
-    check(WEEK, 0, &with(0, "b1 40 keep-standalone"), "KS O V V V V");
+    case.histories.iter().map(history).collect()
+}
+
+const fn letter(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Valid => "V",
+        Verdict::PotentiallyObsolete => "O*",
+        Verdict::Obsolete => "O",
+        Verdict::KeepFull => "KF",
+        Verdict::KeepStandalone => "KS",
+        Verdict::None => "-",
+    }
+}
+
+fn check_file(text: &str, count: usize) {
+    let cases = VerdictCase::parse_all(text);
+    assert!(cases.len() >= count, "only {} cases", cases.len());
+    for case in cases {
+        // In whatever order they are given, as Barman's names would be for these ages.
+        let mut backups: Vec<Backup<String>> = case.backups.iter().map(of_case).collect();
+        backups.reverse();
+        let policy: Policy = case.policy.parse().unwrap();
+        let histories = histories(&case);
+        let rules = Rules { minimum_redundancy: case.minimum, histories: &histories, ..Rules::new(&policy) };
+        let judged = evaluate(&backups, &rules, NOW);
+        for backup in &case.backups {
+            let judgement = judged.iter().find(|judgement| judgement.id == backup.name).unwrap();
+            assert_eq!(letter(judgement.verdict), backup.verdict, "{}: {judged:#?}", case.name);
+        }
+    }
+}
+
+#[test]
+fn verdicts_are_barmans() {
+    check_file(include_str!("../cases/barman.txt"), 23);
+}
+
+#[test]
+fn verdicts_beyond_barmans() {
+    check_file(include_str!("../cases/own.txt"), 30);
+}
+
+fn done(id: &'static str, days: i64) -> Backup<&'static str> {
+    Backup::done(id, NOW - DAY * i32::try_from(days).unwrap())
+}
+
+#[track_caller]
+fn judge(policy: &str, backups: &[Backup<&'static str>]) -> Vec<Judgement<&'static str>> {
+    evaluate(backups, &Rules::new(&policy.parse().unwrap()), NOW)
 }
 
 #[test]
 fn a_broken_chain_is_not_judged() {
-    check("REDUNDANCY 1", 0, &["b1 40 ^b0", "b2 20 ^b3", "b3 10 ^b2", "b4 1"], "- - - V");
+    let backups = [
+        done("b1", 40).increment_of("b0"),
+        done("b2", 20).increment_of("b3"),
+        done("b3", 10).increment_of("b2"),
+        done("b4", 1),
+    ];
+    let judged = judge("REDUNDANCY 1", &backups);
+    let letters: Vec<&str> = judged.iter().map(|judgement| letter(judgement.verdict)).collect();
+    assert_eq!(letters, ["-", "-", "-", "V"]);
+    assert_eq!(judged[0].reason, Reason::NoRoot);
 }
 
 #[test]
-fn deleting_by_hand_respects_keep_and_minimum() {
-    let backups: Vec<_> = ["b1 3 keep-full", "b2 2", "b2i 2 ^b2", "b3 1 failed"].map(backup).to_vec();
-    assert_eq!(may_delete(&backups, &"b1", 0), Err(Refusal::Kept { keep: Keep::Full }));
-    assert_eq!(may_delete(&backups, &"b2", 1), Ok(()));
-    assert_eq!(may_delete(&backups, &"b2", 2), Err(Refusal::MinimumRedundancy { present: 2, minimum: 2 }));
-    assert_eq!(may_delete(&backups, &"b2i", 2), Ok(()));
-    assert_eq!(may_delete(&backups, &"b3", 9), Ok(()));
-}
-
-#[test]
-fn every_verdict_tells_its_reason() {
-    let backups: Vec<_> = BASE.map(backup).to_vec();
-    let judged = evaluate(&backups, WEEK.parse().unwrap(), 4, NOW);
+fn what_is_going_or_gone_does_not_count() {
+    let backups = [
+        done("b1", 40),
+        done("b2", 20),
+        done("b3", 2).at_stage(Stage::Leaving),
+        done("b4", 1).at_stage(Stage::Lost),
+    ];
+    let judged = judge("REDUNDANCY 1", &backups);
     let told: Vec<String> = judged.iter().map(ToString::to_string).collect();
-    assert!(told[0].starts_with("b1: OBSOLETE: recovery to the beginning of the window"), "{told:#?}");
-    assert!(told[1].starts_with("b2: OBSOLETE*: the policy does not need it"), "{told:#?}");
-    assert!(told[2].starts_with("b3: VALID: the newest backup before"), "{told:#?}");
-    assert!(told[4].starts_with("b5: VALID: it ended after the window began"), "{told:#?}");
+    assert_eq!(told[1], "b2: VALID: number 1 of the 1 newest full backups to be kept");
+    assert_eq!(told[2], "b3: -: its deletion has begun");
+    assert_eq!(told[3], "b4: -: its files are gone");
 }
 
-fn any_policy() -> impl Strategy<Value = Policy> {
-    prop_oneof![
-        (0u32..6).prop_map(Policy::Redundancy),
-        (0u32..60).prop_map(|count| {
-            Policy::RecoveryWindow(crate::Window { count, unit: crate::WindowUnit::Days })
-        }),
-    ]
+#[test]
+fn days_begin_where_the_policy_says() {
+    // 23:30 and 00:30 in Berlin (UTC+1 in November) are the same day in UTC.
+    let at = |id: &'static str, time: &str| Backup::done(id, time.parse().unwrap());
+    let backups = [
+        at("b1", "2026-11-10T22:30:00Z"),
+        at("b2", "2026-11-10T23:30:00Z"),
+        at("b3", "2026-11-12T12:00:00Z"),
+    ];
+    let policy: Policy = "KEEP 3 DAILY IN Europe/Berlin".parse().unwrap();
+    let valid = |zone: TimeZone| {
+        let judged = evaluate(&backups, &Rules { zone, ..Rules::new(&policy) }, NOW);
+        judged.iter().filter(|judgement| judgement.verdict == Verdict::Valid).count()
+    };
+    assert_eq!(valid(TimeZone::UTC), 2);
+    assert_eq!(valid(TimeZone::fixed(jiff::tz::offset(1))), 3);
 }
 
-prop_compose! {
-    /// Backups in the order of their ages, some unfinished, some kept, some increments of an earlier one.
-    fn any_backups()(facts in prop::collection::vec((0i64..60, 0u8..10, 0usize..12), 0..12)) -> Vec<Backup<usize>> {
-        let mut ages: Vec<i64> = facts.iter().map(|(age, ..)| *age).collect();
-        ages.sort_unstable_by(|a, b| b.cmp(a));
-        facts.iter().zip(ages).enumerate().map(|(id, ((_, kind, parent), age))| {
-            let backup = Backup::done(id, NOW - SignedDuration::from_hours(24 * age));
-            match kind {
-                0 => backup.at_stage(if *parent < 6 { Stage::Waiting } else { Stage::Unusable }),
-                1 => backup.kept(Keep::Full),
-                2 => backup.kept(Keep::Standalone),
-                3 | 4 if *parent < id => backup.increment_of(*parent),
-                _ => backup,
-            }
-        }).collect()
-    }
+#[test]
+fn weeks_begin_on_mondays_and_years_with_january() {
+    let at = |id: &'static str, time: &str| Backup::done(id, time.parse().unwrap());
+    let letters = |policy: &str, times: &[&str]| -> String {
+        let names = ["b1", "b2", "b3", "b4"];
+        let backups: Vec<_> = names.iter().zip(times).map(|(name, time)| at(name, time)).collect();
+        let judged = judge(policy, &backups);
+        judged.iter().map(|judgement| letter(judgement.verdict)).collect()
+    };
+    // A Sunday, the Monday after it, the Sunday of that week.
+    let week = ["2026-11-08T12:00:00Z", "2026-11-09T12:00:00Z", "2026-11-15T12:00:00Z"];
+    assert_eq!(letters("KEEP 9 WEEKLY", &week), "VOV");
+    // The days around New Year 2027 (a Friday) are one week of two years.
+    let year = ["2026-12-30T12:00:00Z", "2026-12-31T12:00:00Z", "2027-01-01T12:00:00Z"];
+    assert_eq!(letters("KEEP 9 WEEKLY", &year), "OOV");
+    assert_eq!(letters("KEEP 9 YEARLY", &year), "OVV");
+    assert_eq!(letters("KEEP 9 MONTHLY", &year), "OVV");
+    let hour = ["2026-11-08T11:59:59Z", "2026-11-08T12:00:00Z", "2026-11-08T12:59:59Z"];
+    assert_eq!(letters("KEEP 9 HOURLY", &hour), "VOV");
+    let same_day_of_months = ["2026-10-08T12:00:00Z", "2026-11-08T12:00:00Z"];
+    assert_eq!(letters("KEEP 9 DAILY", &same_day_of_months), "VV");
+    assert_eq!(letters("KEEP 9 HOURLY", &same_day_of_months), "VV");
+    assert_eq!(letters("KEEP 9 MONTHLY", &["2025-11-08T12:00:00Z", "2026-11-08T12:00:00Z"]), "VV");
 }
 
-proptest! {
-    #[test]
-    fn what_remains_satisfies_the_policy(backups in any_backups(), policy in any_policy(), minimum in 0u32..4) {
-        let judged = evaluate(&backups, policy, minimum, NOW);
-        prop_assert_eq!(judged.len(), backups.len());
-        let goes = |id: usize| judged[id].verdict == Verdict::Obsolete;
-        let roots: Vec<&Backup<usize>> = backups.iter().filter(|b| b.is_done() && b.parent.is_none()).collect();
-        let staying = roots.iter().filter(|root| !goes(root.id)).count();
-        // Never fewer than the minimum, unless there were fewer.
-        prop_assert!(staying >= roots.len().min(minimum as usize));
-        match policy {
-            Policy::Redundancy(count) => prop_assert!(staying >= roots.len().min(count as usize)),
-            Policy::RecoveryWindow(window) => {
-                // Every moment of the window has the full backup it is recovered from: the newest one before it.
-                let begin = window.begin(NOW);
-                for root in &roots {
-                    let end = root.end_time.unwrap();
-                    let next = roots.iter().find(|other| other.id > root.id);
-                    if end >= begin || next.is_none_or(|next| next.end_time.unwrap() >= begin) {
-                        prop_assert!(!goes(root.id), "{root:?}");
-                    }
-                }
-            }
-        }
-        for backup in &backups {
-            // Kept and unfinished backups never go, and nothing goes from under an increment that stays.
-            prop_assert!(!goes(backup.id) || (backup.stage != Stage::Unusable && backup.keep.is_none()));
-            if let Some(parent) = backup.parent.filter(|_| backup.is_done() && !goes(backup.id)) {
-                prop_assert!(!goes(parent), "{backup:?} would lose its parent");
-            }
-        }
-    }
+#[test]
+fn an_end_is_told_where_it_is_known() {
+    let until = |policy: &str, backups: &[Backup<&'static str>]| -> Vec<Option<i64>> {
+        let days = |moment: Timestamp| moment.duration_since(NOW).as_hours() / 24;
+        judge(policy, backups).iter().map(|judgement| judgement.until.map(days)).collect()
+    };
+    let backups = [done("b1", 40), done("b2", 10), done("b3", 5), done("b4", 1)];
+    // Each stays until the next one has left the window.
+    assert_eq!(until("RECOVERY WINDOW OF 7 DAYS", &backups), [None, Some(2), Some(6), None]);
+    assert_eq!(until("REDUNDANCY 2", &backups), [None; 4]);
+    assert_eq!(until("RECOVERY WINDOW OF 7 DAYS AND REDUNDANCY 2", &backups), [None, Some(2), None, None]);
+    assert_eq!(
+        until("RECOVERY WINDOW OF 7 DAYS AND RECOVERY WINDOW OF 8 DAYS", &backups),
+        [None, Some(3), Some(7), None]
+    );
+    let kept = |until: i32| {
+        let mut backups = backups.clone();
+        backups[0] = Backup { kept_until: Some(NOW + DAY * until), ..done("b1", 40).kept(Keep::Full) };
+        backups[1] = Backup { kept_until: Some(NOW + DAY * until), ..done("b2", 10).kept(Keep::Standalone) };
+        backups
+    };
+    assert_eq!(until("RECOVERY WINDOW OF 7 DAYS", &kept(1))[..2], [Some(1), Some(2)]);
+    assert_eq!(until("RECOVERY WINDOW OF 7 DAYS", &kept(9))[..2], [Some(9), Some(9)]);
+    let chain = [done("b1", 40), done("b2", 10), done("b2i", 9).increment_of("b2"), done("b3", 5)];
+    assert_eq!(until("RECOVERY WINDOW OF 7 DAYS", &chain), [None, Some(2), Some(2), None]);
+}
 
-    #[test]
-    fn a_longer_policy_never_lets_more_go(backups in any_backups(), count in 0u32..20, more in 0u32..20) {
-        for wide in [false, true] {
-            let policy = |count| if wide {
-                Policy::RecoveryWindow(crate::Window { count, unit: crate::WindowUnit::Days })
-            } else {
-                Policy::Redundancy(count)
-            };
-            let gone = |count| -> Vec<usize> {
-                let judged = evaluate(&backups, policy(count), 0, NOW);
-                judged.iter().filter(|j| j.verdict == Verdict::Obsolete).map(|j| j.id).collect()
-            };
-            let (short, long) = (gone(count), gone(count + more));
-            prop_assert!(long.iter().all(|id| short.contains(id)), "{short:?} {long:?}");
-        }
-    }
+#[test]
+fn who_is_needed_is_told_apart_from_who_stays() {
+    let needed = |policy: &str, minimum: u32, backups: &[Backup<&'static str>]| -> String {
+        let policy: Policy = policy.parse().unwrap();
+        let rules = Rules { minimum_redundancy: minimum, ..Rules::new(&policy) };
+        let judged = evaluate(backups, &rules, NOW);
+        judged.iter().map(|judgement| if judgement.needed { 'n' } else { '-' }).collect()
+    };
+    let backups = [
+        done("b1", 40).kept(Keep::Full),
+        done("b2", 20),
+        done("b3", 10).kept(Keep::Standalone),
+        done("b4", 1),
+    ];
+    assert_eq!(needed("RECOVERY WINDOW OF 7 DAYS", 0, &backups), "--nn");
+    assert_eq!(needed("RECOVERY WINDOW OF 7 DAYS", 3, &backups), "--nn");
+    assert_eq!(needed("REDUNDANCY 1", 0, &backups), "---n");
+    assert_eq!(needed("REDUNDANCY 0", 0, &backups), "----");
+}
+
+#[test]
+fn deleting_by_hand_respects_keep_minimum_and_the_last() {
+    let kept = Backup { kept_until: Some(NOW + DAY), ..done("b1", 3).kept(Keep::Full) };
+    let failed = done("b3", 1).at_stage(Stage::Failed);
+    let backups = [kept, done("b2", 2), done("b2i", 2).increment_of("b2"), failed];
+    let may = |id, minimum| may_delete(&backups, &id, minimum, NOW);
+    assert_eq!(may("b1", 0), Err(Refusal::Kept { keep: Keep::Full }));
+    assert_eq!(may("b2", 1), Ok(()));
+    assert_eq!(may("b2", 2), Err(Refusal::MinimumRedundancy { present: 2, minimum: 2 }));
+    assert_eq!(may("b2i", 2), Ok(()));
+    assert_eq!(may("b3", 9), Ok(()));
+    assert_eq!(may("b9", 9), Ok(()));
+    // The keep has run out; nothing else protects it.
+    assert_eq!(may_delete(&backups, &"b1", 1, NOW + DAY), Ok(()));
+    assert_eq!(may_delete(&backups[1..], &"b2", 0, NOW), Err(Refusal::LastRestorable));
+    // One that waits for WAL is no replacement for a finished one, but worth protecting when there is none.
+    let waiting = |id| done(id, 1).at_stage(Stage::Waiting);
+    assert_eq!(may_delete(&[done("b1", 3), waiting("b2")], &"b1", 0, NOW), Err(Refusal::LastRestorable));
+    assert_eq!(may_delete(&[done("b1", 3), waiting("b2")], &"b2", 0, NOW), Ok(()));
+    assert_eq!(may_delete(&[waiting("b1"), waiting("b2")], &"b1", 0, NOW), Ok(()));
+    assert_eq!(may_delete(&[waiting("b1"), waiting("b2")], &"b1", 3, NOW), Ok(()));
+    assert_eq!(may_delete(&[waiting("b1")], &"b1", 0, NOW), Err(Refusal::LastRestorable));
+}
+
+#[test]
+fn every_reason_is_told_in_words() {
+    let told = |policy: &str, backups: &[Backup<&'static str>], at: usize| {
+        judge(policy, backups)[at].reason.to_string()
+    };
+    let backups = [done("b1", 40), done("b2", 20), done("b3", 10), done("b4", 5), done("b5", 1)];
+    let week = "RECOVERY WINDOW OF 7 DAYS";
+    let begin = "2026-11-11T12:00:00Z";
+    assert_eq!(
+        told(week, &backups, 0),
+        format!("recovery to the beginning of the window, {begin}, starts from a newer backup")
+    );
+    assert_eq!(
+        told(week, &backups, 2),
+        format!("the newest backup before {begin}: recovery to the beginning of the window starts from it")
+    );
+    assert_eq!(told(week, &backups, 4), format!("it ended after the window began, at {begin}"));
+    assert_eq!(told("REDUNDANCY 2", &backups, 0), "2 newer full backups are kept");
+    assert_eq!(told("REDUNDANCY 2", &backups, 3), "number 2 of the 2 newest full backups to be kept");
+    assert_eq!(
+        told("REDUNDANCY 0", &backups, 4),
+        "the policy does not need it, but it is the newest that can be restored"
+    );
+    assert_eq!(
+        told("KEEP 2 DAILY", &backups, 3),
+        "the newest of its day, number 2 of the 2 for which one is kept"
+    );
+    assert_eq!(
+        told("KEEP 1 DAILY", &backups, 0),
+        "no hour, day, week, month or year for which one is kept has it as its newest"
+    );
+    assert_eq!(
+        told("REDUNDANCY 2 AND KEEP 1 DAILY", &backups, 0),
+        "2 newer full backups are kept; no hour, day, week, month or year for which one is kept has it as its newest"
+    );
+    assert!(
+        told("REDUNDANCY 2 VERIFIED", &backups, 0)
+            .starts_with("it is not verified or its end time is doubtful")
+    );
+    let set_back =
+        [done("b1", 2), done("b2", 40)].map(|backup| Backup { place: Some(place(backup.id)), ..backup });
+    assert_eq!(
+        told(week, &set_back, 1),
+        format!(
+            "its end time contradicts an older backup's, so it may have ended after the window began, at {begin}"
+        )
+    );
+    let kept = Backup { kept_until: Some(NOW + DAY), ..done("b1", 1).kept(Keep::Full) };
+    assert_eq!(told(week, &[kept], 0), "it is kept, with all later WAL, until 2026-11-19T12:00:00Z");
+    assert_eq!(
+        told(week, &[done("b1", 1).kept(Keep::Standalone)], 0),
+        "it is kept, with the WAL it needs itself"
+    );
+    let chain = [
+        done("b1", 40).kept(Keep::Standalone),
+        done("b1i", 39).increment_of("b1"),
+        done("b2", 20),
+        done("b2i", 1).increment_of("b2"),
+    ];
+    assert_eq!(
+        told(week, &chain, 1),
+        "its full backup b1 is kept by itself, and the policy has no use for increments of it"
+    );
+    assert_eq!(told(week, &chain, 3), "it is an increment of b2 and shares its fate");
+    let rules = Policy::new(vec![Clause { rule: Rule::Redundancy(1), verified: false }]).unwrap();
+    let rules = Rules { minimum_redundancy: 3, ..Rules::new(&rules) };
+    assert_eq!(
+        evaluate(&backups, &rules, NOW)[2].reason.to_string(),
+        "number 3 of the 3 newest full backups to be kept"
+    );
+    let policy: Policy = week.parse().unwrap();
+    let rules = Rules { minimum_redundancy: 4, ..Rules::new(&policy) };
+    assert_eq!(
+        evaluate(&backups, &rules, NOW)[1].reason.to_string(),
+        "the policy does not need it, but minimum_redundancy asks for 4 backups"
+    );
+}
+
+fn place(id: &str) -> Place {
+    let at = Lsn::from_u64(u64::from(id.as_bytes()[1]) << 24);
+    Place { timeline: TimelineId::FIRST, begin: at, end: at }
 }

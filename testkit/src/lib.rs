@@ -30,6 +30,7 @@ mod require;
 pub mod sshd;
 mod tls;
 pub mod user;
+pub mod verdicts;
 pub mod wal;
 
 pub use barman::{Barman, BarmanReceiver};
@@ -40,6 +41,7 @@ pub use require::{notice_skipped, want_barman, want_pg, want_sshd};
 pub use sshd::Sshd;
 pub use tls::TlsFiles;
 pub use user::unprivileged_user;
+pub use verdicts::{CaseBackup, VerdictCase};
 
 /// Runs `attempt` every few milliseconds until it gives a value; panics with `what` after `seconds`.
 #[track_caller]

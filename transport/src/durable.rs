@@ -21,7 +21,7 @@ use std::time::SystemTime;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::faults;
+use crate::{faults, removal};
 
 /// Longest file name that a Linux directory holds, in bytes (`NAME_MAX`).
 const NAME_BYTES_MAX: usize = 255;
@@ -194,16 +194,31 @@ pub fn remove_dir(path: &Path) -> Result<bool> {
     Ok(removed)
 }
 
-/// Removes a directory and all below it, following no link, then fsyncs its parent. True when there was one.
+/// Removes a directory and all below it beneath handles, following no link, then fsyncs its parent. Large trees take
+/// several threads. True when there was one; a file or a link at its place is removed as such.
 ///
 /// # Errors
 /// At the first step that fails; what was removed until then stays removed.
 pub fn remove_dir_all(path: &Path) -> Result<bool> {
-    let removed = absent_is_fine(step(Step::RemoveDirectory, path, || fs::remove_dir_all(path)))?;
+    let removed = step(Step::RemoveDirectory, path, || Ok(())).and_then(|()| removal::remove_tree(path))?;
     if removed {
         sync_dir(parent(path))?;
     }
     Ok(removed)
+}
+
+/// Removes all that is in a directory but for these names, as [`remove_dir_all`] would, then fsyncs the directory. A
+/// directory that does not exist is empty; a link is not a directory.
+///
+/// # Errors
+/// At the first step that fails; what was removed until then stays removed.
+pub fn empty_dir(path: &Path, but_for: &[&str]) -> Result<()> {
+    step(Step::RemoveDirectory, path, || Ok(()))?;
+    removal::empty_directory(path, but_for)?;
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => sync_dir(path),
+        _ => Ok(()),
+    }
 }
 
 /// Creates a directory and its missing ancestors with mode 0777 less the umask, and fsyncs the parent of each one

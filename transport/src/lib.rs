@@ -13,6 +13,7 @@ pub mod faults;
 pub mod host;
 pub mod private;
 pub mod remote;
+mod removal;
 pub mod ssh;
 
 /// Stands in for the `faults` module in ordinary builds: nothing is ever made to fail.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::{Keep, Kept};
 
 fn home() -> (tempfile::TempDir, Catalog) {
     let home = tempfile::tempdir().unwrap();
@@ -63,11 +64,11 @@ fn old_places_are_read_and_new_ones_win() {
     fs::write(catalog.layout().old_backup_info(id), "status=DONE\nmode=rsync\n").unwrap();
     fs::write(catalog.layout().old_annotation(id, "keep"), "full").unwrap();
     assert_eq!(catalog.backups().unwrap().get(id).unwrap().mode.as_deref(), Some("rsync"));
-    assert_eq!(catalog.keep(id).unwrap(), Some(Keep::Full));
+    assert_eq!(catalog.kept(id).unwrap(), Some(Kept::for_good(Keep::Full)));
     record(&catalog, id.as_str(), Status::Failed);
     fs::write(catalog.layout().annotation(id, "keep"), "standalone").unwrap();
     assert_eq!(statuses(&catalog.backups().unwrap()), [Status::Failed]);
-    assert_eq!(catalog.keep(id).unwrap(), Some(Keep::Standalone));
+    assert_eq!(catalog.kept(id).unwrap(), Some(Kept::for_good(Keep::Standalone)));
 }
 
 #[test]
@@ -84,19 +85,6 @@ fn one_damaged_record_does_not_hide_the_others() {
     assert!(matches!(error, CatalogError::Damaged { .. }), "{error}");
     let error = catalog.resolve(&backups, "20260103T000000").unwrap_err();
     assert_eq!(error.to_string(), "Unknown backup '20260103T000000' for server 'pg'");
-}
-
-#[test]
-fn an_unreadable_keep_mark_is_an_error_and_not_a_no() {
-    let (_home, catalog) = home();
-    let id = record(&catalog, "20260101T000000", Status::Done).id;
-    assert_eq!(catalog.keep(id).unwrap(), None);
-    catalog.set_keep(id, Some(Keep::Standalone)).unwrap();
-    assert_eq!(fs::read_to_string(catalog.layout().annotation(id, "keep")).unwrap(), "standalone");
-    catalog.set_keep(id, None).unwrap();
-    assert_eq!(catalog.keep(id).unwrap(), None);
-    fs::write(catalog.layout().annotation(id, "keep"), "maybe").unwrap();
-    assert!(matches!(catalog.keep(id), Err(CatalogError::Annotation { .. })));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod legacy;
 mod multicall;
 mod processes;
 mod restore;
+mod retention;
 mod setup;
 mod values;
 mod verify;
@@ -32,6 +33,7 @@ pub use drill::{DrillArgs, DrillTarget};
 pub use inspect::{ConfigSwitchArgs, ConfigUpdateArgs, DiagnoseArgs};
 pub use processes::TerminateProcessArgs;
 pub use restore::{RestoreArgs, TablespaceMapping};
+pub use retention::{KeepArgs, KeepTarget, RetentionArgs};
 pub use setup::{CompletionsArgs, InstallLinksArgs, ManPagesArgs};
 pub use verify::{GenerateManifestArgs, VerifyBackupArgs};
 pub use wal::{DumpArgs, FilterArgs, IndexArgs, StatsArgs, VerifyArgs, WalArgs, WalCommand, WalSource};
@@ -176,6 +178,8 @@ pub enum Command {
     GetWal(GetWalArgs),
     /// Make links under Barman's names, which then run barkeep: barman, barman-wal-archive, barman-wal-restore
     InstallLinks(InstallLinksArgs),
+    /// Protect a backup from retention and deletion, or let it go again
+    Keep(KeepArgs),
     /// List backups
     #[command(alias = "list-backup")]
     ListBackups(ListBackupsArgs),
@@ -198,6 +202,8 @@ pub enum Command {
     /// Restore a backup to a directory, ready to recover to a chosen moment
     #[command(alias = "recover")]
     Restore(Box<RestoreArgs>),
+    /// Show what the retention policy keeps and lets go, why and until when
+    Retention(RetentionArgs),
     /// Show everything known about a backup
     #[command(alias = "show-backups")]
     ShowBackup(BackupIdArgs),
@@ -280,6 +286,9 @@ pub struct DeleteArgs {
     /// The backup: its id, its name, or oldest, latest, last-failed
     #[arg(value_name = "BACKUP")]
     pub backup: String,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `get-wal`.

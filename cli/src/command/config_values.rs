@@ -33,9 +33,9 @@ pub(super) fn of_server(config: &ServerConfig, spelling: Spelling) -> BTreeMap<S
     put("tablespace_bandwidth_limit", tablespace_limits(config));
     put("retention_policy_mode", json!("auto"));
     match verdicts::policy(config) {
-        Ok(Some(policy)) => {
-            put("retention_policy", json!(policy.to_string()));
-            put("wal_retention_policy", json!("MAIN"));
+        Ok(Some(decree)) => {
+            put("retention_policy", json!(decree.policy.to_string()));
+            put("wal_retention_policy", json!(verdicts::wal_policy(config).to_string()));
         }
         // Barman looks at it only when there is a policy.
         Err(_) => {

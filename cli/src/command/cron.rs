@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use barkeep_catalog::lock::LockError;
 use barkeep_catalog::{ServerLock, Status, Task};
-use barkeep_retention::Verdict;
+use barkeep_retention::{Verdict, WalPolicy};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::archive_wal::{self, Verbosity};
-use super::deletion::{self, Outcome};
+use super::deletion::{self, Cause, Outcome};
 use crate::args::CronArgs;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
@@ -133,6 +133,7 @@ fn maintain(server: &ServerContext) -> Result<(), CommandError> {
     }));
     step(check_waiting(server));
     step(finish_deletions(server));
+    step(release_keeps(server));
     step(enforce_retention(server));
     first_failure.map_or(Ok(()), Err)
 }
@@ -180,7 +181,20 @@ fn finish_deletions(server: &ServerContext) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Deletes the backups that the retention policy has no use for, oldest first.
+/// Lets go what was kept until a moment that is past, so that Barman sees it too.
+fn release_keeps(server: &ServerContext) -> Result<(), CommandError> {
+    let (catalog, now) = (server.catalog(), jiff::Timestamp::now());
+    for id in catalog.backups()?.by_id.into_keys() {
+        if catalog.kept(id)?.is_some_and(|kept| kept.is_over(now)) {
+            catalog.release(id)?;
+            server.output.info(format!("Backup {id} of server {} is kept no longer", server.name()));
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the backups that the retention policy has no use for, oldest first, then the WAL that only the policy for WAL
+/// lets go.
 fn enforce_retention(server: &ServerContext) -> Result<(), CommandError> {
     let name = server.name();
     verdicts::policy(&server.config).map_err(|error| {
@@ -197,9 +211,12 @@ fn enforce_retention(server: &ServerContext) -> Result<(), CommandError> {
             "Enforcing retention policy: backup {} of server {name} is obsolete: {}",
             judgement.id, judgement.reason
         ));
-        if deletion::delete_tree(server, judgement.id)? == Outcome::Busy {
+        if deletion::delete_tree(server, judgement.id, Cause::Policy)? == Outcome::Busy {
             server.output.info(format!("Another process is at work on backup {}", judgement.id));
         }
+    }
+    if judged.policy().is_some() && judged.wal_policy() != WalPolicy::Main {
+        deletion::purge_by_policy(server)?;
     }
     Ok(())
 }

@@ -1,13 +1,16 @@
 //! `delete`: removes a backup, the increments that descend from it, and the WAL that only they needed.
 
 use barkeep_catalog::lock::LockError;
-use barkeep_catalog::{ServerLock, Task};
-use barkeep_retention::may_delete;
+use barkeep_catalog::{BackupId, Backups, CatalogError, ServerLock, Task};
+use barkeep_retention::{Refusal, may_delete};
+use serde_json::{Value, json};
 
-use super::deletion::{self, Outcome};
+use super::deletion::{self, Cause, Outcome, Preview};
 use crate::args::DeleteArgs;
-use crate::context::{Context, Policy};
+use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
+use crate::output::text::size_u64;
+use crate::output::{Report, Style};
 use crate::verdicts;
 
 /// Deletes a backup.
@@ -17,6 +20,14 @@ use crate::verdicts;
 pub fn run(context: &mut Context, args: &DeleteArgs) -> Result<(), CommandError> {
     let server = context.server(&args.server, Policy::Stored)?;
     let name = server.name();
+    if args.dry_run {
+        let backups = server.catalog().current()?;
+        let id = chosen(&server, &backups, &args.backup)?;
+        refuse(&server, &backups, id)?;
+        let preview = deletion::preview(&server, id, Cause::Person)?;
+        context.output().report(&DryRun { server: name, preview });
+        return Ok(());
+    }
     let busy = || {
         CommandError::new(format!(
             "Another process is running on server {name}: impossible to delete the backup now"
@@ -31,31 +42,105 @@ pub fn run(context: &mut Context, args: &DeleteArgs) -> Result<(), CommandError>
     // With this lock in hand, whatever is unfinished is dead.
     server.catalog().sweep_locked(&lock)?;
     let backups = server.catalog().backups()?;
-    let id = match server.catalog().resolve(&backups, &args.backup) {
-        // What can't be read can still be deleted, by its id.
-        Err(barkeep_catalog::CatalogError::Damaged { .. }) => args.backup.parse().map_err(|_| {
-            CommandError::new(format!("Unknown backup '{}' for server '{name}'", args.backup))
-        })?,
-        resolved => resolved.map_err(|error| {
-            CommandError::from(error).hint(format!("list them with: barkeep list-backups {name}"))
-        })?,
-    };
-    let facts = verdicts::facts(&server, &backups)?;
-    let descendants = backups.descendants(id);
-    for candidate in descendants.iter().chain([&id]) {
-        // The minimum is about full backups; increments go with theirs.
-        let minimum = server.config.minimum_redundancy();
-        may_delete(&facts, candidate, minimum).map_err(|refusal| {
-            CommandError::new(format!("Cannot delete backup {candidate} of server {name}: {refusal}"))
-        })?;
-    }
-    if !descendants.is_empty() {
+    let id = chosen(&server, &backups, &args.backup)?;
+    refuse(&server, &backups, id)?;
+    if !backups.descendants(id).is_empty() {
         server.output.warning(format!(
             "Backup {id} has incremental backups which depend on it. Deleting all backups in the tree"
         ));
     }
-    match deletion::delete_tree(&server, id)? {
+    match deletion::delete_tree(&server, id, Cause::Person)? {
         Outcome::Deleted => Ok(()),
         Outcome::Busy => Err(busy()),
+    }
+}
+
+/// The backup that is meant.
+fn chosen(server: &ServerContext, backups: &Backups, text: &str) -> Result<BackupId, CommandError> {
+    let name = server.name();
+    match server.catalog().resolve(backups, text) {
+        // What can't be read can still be deleted, by its id.
+        Err(CatalogError::Damaged { .. }) => text
+            .parse()
+            .map_err(|_| CommandError::new(format!("Unknown backup '{text}' for server '{name}'"))),
+        resolved => resolved.map_err(|error| {
+            CommandError::from(error).hint(format!("list them with: barkeep list-backups {name}"))
+        }),
+    }
+}
+
+/// Refuses what must not be deleted.
+fn refuse(server: &ServerContext, backups: &Backups, id: BackupId) -> Result<(), CommandError> {
+    let name = server.name();
+    let facts = verdicts::facts(server, backups, false)?;
+    for candidate in backups.descendants(id).iter().chain([&id]) {
+        // The minimum is about full backups; increments go with theirs.
+        let minimum = server.config.minimum_redundancy();
+        may_delete(&facts, candidate, minimum, jiff::Timestamp::now()).map_err(|refusal| {
+            let error =
+                CommandError::new(format!("Cannot delete backup {candidate} of server {name}: {refusal}"));
+            match refusal {
+                Refusal::LastRestorable => error.hint(
+                    "take another one first; to give up the server altogether, remove its directory yourself",
+                ),
+                Refusal::Kept { .. } => error.hint(format!("barkeep keep --release {name} {candidate}")),
+                Refusal::MinimumRedundancy { .. } => error,
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// What a deletion would remove.
+struct DryRun<'a> {
+    server: &'a str,
+    preview: Preview,
+}
+
+impl DryRun<'_> {
+    fn bytes(&self) -> (u64, u64) {
+        let backups = self.preview.backups.iter();
+        let backups = backups.map(|info| info.deduplicated_size.or(info.size).unwrap_or(0));
+        let wal = self.preview.wal.iter().map(|entry| entry.size);
+        (backups.fold(0, u64::saturating_add), wal.fold(0, u64::saturating_add))
+    }
+}
+
+impl Report for DryRun<'_> {
+    fn server(&self) -> &str {
+        self.server
+    }
+
+    fn json(&self) -> Value {
+        let (backup_bytes, wal_bytes) = self.bytes();
+        let backups: Vec<String> = self.preview.backups.iter().map(|info| info.id.to_string()).collect();
+        let wals: Vec<String> = self.preview.wal.iter().map(|entry| entry.file.to_string()).collect();
+        json!({ "would_delete": {
+            "backups": backups,
+            "backup_bytes": backup_bytes,
+            "wals": wals,
+            "wal_bytes": wal_bytes,
+        } })
+    }
+
+    fn console(&self, _: Style) -> String {
+        let (backup_bytes, wal_bytes) = self.bytes();
+        let mut text = String::new();
+        for info in &self.preview.backups {
+            let size = info.deduplicated_size.or(info.size).unwrap_or(0);
+            text.push_str(&format!(
+                "Would delete backup {} for server {} ({})\n",
+                info.id,
+                self.server,
+                size_u64(size)
+            ));
+        }
+        if !self.preview.wal.is_empty() {
+            text.push_str("Would delete associated WAL segments:\n");
+        }
+        for entry in &self.preview.wal {
+            text.push_str(&format!("\t{}\n", entry.file));
+        }
+        text + &format!("This would free {}\n", size_u64(backup_bytes.saturating_add(wal_bytes)))
     }
 }

@@ -1,18 +1,18 @@
-//! Deleting backups and WAL: what `delete` and `cron` have in common.
+//! Deleting backups and WAL: what `delete`, `cron` and `backup` have in common.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use barkeep_catalog::delete::{self, DeletionHooks, DoomedBackup};
 use barkeep_catalog::lock::LockError;
-use barkeep_catalog::{BackupId, BackupInfo, Keep, ServerLock, Status, Task};
-use barkeep_catalog::{Backups, wal, xlogdb};
-use barkeep_retention::{Claim, plan};
-use pgwal::{Lsn, WalFile};
+use barkeep_catalog::xlogdb::WalEntry;
+use barkeep_catalog::{BackupId, BackupInfo, Backups, Keep, ServerLock, Task};
+use pgwal::WalFile;
 
 use crate::context::ServerContext;
-use crate::error::{CommandError, chain};
+use crate::error::CommandError;
 use crate::hooks::DeletionScripts;
+use crate::verdicts::Verdicts;
+use crate::wal_plan::{Origin, WalFates};
 
 /// What came of the deletion of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,12 +23,45 @@ pub(super) enum Outcome {
     Busy,
 }
 
+/// On whose behalf something is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The retention policy's.
+    Policy,
+    /// A person's. WAL between backups that are kept by themselves stays then, as Barman has it: the person spoke of one
+    /// backup only.
+    Person,
+}
+
+impl Cause {
+    /// Whether no WAL goes with a backup: a person deleted it, and the one before it is kept by itself.
+    fn spares_wal_of(
+        self,
+        server: &ServerContext,
+        backups: &Backups,
+        id: BackupId,
+    ) -> Result<bool, CommandError> {
+        let before = backups.usable_before(id).map(|before| before.id);
+        let kept = match before {
+            Some(before) if self == Cause::Person => {
+                server.catalog().kept_at(before, jiff::Timestamp::now())?
+            }
+            _ => None,
+        };
+        Ok(kept == Some(Keep::Standalone))
+    }
+}
+
 /// Deletes a backup and the increments that descend from it, children first, and then the WAL that nobody needs any
 /// more. Whether it may go has been decided.
 ///
 /// # Errors
-/// When storage fails. What has begun will be finished by the next cron.
-pub(super) fn delete_tree(server: &ServerContext, id: BackupId) -> Result<Outcome, CommandError> {
+/// When storage fails or a hook stops it. What has begun will be finished by the next cron.
+pub(super) fn delete_tree(
+    server: &ServerContext,
+    id: BackupId,
+    cause: Cause,
+) -> Result<Outcome, CommandError> {
     let backups = server.catalog().backups()?;
     let mut tree = backups.descendants(id);
     tree.push(id);
@@ -48,15 +81,41 @@ pub(super) fn delete_tree(server: &ServerContext, id: BackupId) -> Result<Outcom
         .hint("delete it with the tool that took it"));
     }
     // Where recovery from the oldest of them begins: if no backup remains, WAL from there on is kept.
-    let begin = tree.iter().filter_map(|id| Origin::of(backups.get(*id)?)).min_by_key(|origin| origin.begin);
+    let origin = Origin::first(tree.iter().filter_map(|id| backups.get(*id)));
     let hooks = DeletionScripts::new(server);
+    let sweep = Sweep { server, origin, cause, hooks: &hooks };
     for id in &tree {
-        delete_one(server, &backups, *id, begin, &hooks)?;
+        sweep.delete_one(&backups, *id)?;
     }
     for lock in locks {
         lock.remove();
     }
     Ok(Outcome::Deleted)
+}
+
+/// What deleting a backup would remove.
+#[derive(Debug)]
+pub(super) struct Preview {
+    /// The backups, in the order in which they would go.
+    pub(super) backups: Vec<BackupInfo>,
+    /// The WAL.
+    pub(super) wal: Vec<WalEntry>,
+}
+
+/// What [`delete_tree`] would remove. Nothing is touched.
+///
+/// # Errors
+/// When the catalogue or the archive can't be read.
+pub(super) fn preview(server: &ServerContext, id: BackupId, cause: Cause) -> Result<Preview, CommandError> {
+    let mut backups = server.catalog().backups()?;
+    let mut tree = backups.descendants(id);
+    tree.push(id);
+    let origin = Origin::first(tree.iter().filter_map(|id| backups.get(*id)));
+    let spared = cause.spares_wal_of(server, &backups, id)?;
+    let fates = fates_without(server, &tree, origin.as_ref(), cause)?;
+    let wal = if spared { Vec::new() } else { fates.removable().cloned().collect() };
+    let backups = tree.iter().filter_map(|id| backups.by_id.remove(id)).collect();
+    Ok(Preview { backups, wal })
 }
 
 /// Goes on with a deletion that did not end. Everything it does can be repeated.
@@ -65,7 +124,7 @@ pub(super) fn delete_tree(server: &ServerContext, id: BackupId) -> Result<Outcom
 /// When storage fails.
 pub(super) fn finish(server: &ServerContext, id: BackupId) -> Result<Outcome, CommandError> {
     if server.catalog().backups()?.get(id).is_some() {
-        return delete_tree(server, id);
+        return delete_tree(server, id, Cause::Policy);
     }
     // Only marks and files are left, or a record that can't be read.
     let lock = match ServerLock::try_acquire(&server.layout(), Task::OneBackup(id)) {
@@ -79,68 +138,71 @@ pub(super) fn finish(server: &ServerContext, id: BackupId) -> Result<Outcome, Co
     Ok(Outcome::Deleted)
 }
 
-fn delete_one(
-    server: &ServerContext,
-    backups: &Backups,
-    id: BackupId,
-    begin: Option<Origin>,
-    hooks: &dyn DeletionHooks,
-) -> Result<(), CommandError> {
-    let (name, output) = (server.name(), &server.output);
-    let (started, clock) = (jiff::Zoned::now(), Instant::now());
-    let doomed = backups.get(id).map(|info| DoomedBackup {
-        info,
-        previous: backups.usable_before(id).map(|info| info.id),
-        next: backups.usable_after(id).map(|info| info.id),
-    });
-    if let Some(doomed) = &doomed {
-        hooks.before_backup(doomed).map_err(|stopped| {
-            CommandError::new(format!("backup {id} of server {name} was not deleted: {stopped}"))
-        })?;
-    }
-    output.info(format!("Deleting backup {id} for server {name}"));
-    let outcome = sweep_one(server, id, begin, hooks);
-    if let Some(doomed) = &doomed {
-        hooks.after_backup(doomed, outcome.as_ref().err().map(ToString::to_string).as_deref());
-    }
-    outcome?;
-    output.info(format!(
-        "Deleted backup {id} (start time: {}, elapsed time: {})",
-        super::shown::ctime(&started),
-        crate::output::text::duration(clock.elapsed())
-    ));
-    Ok(())
+/// The deletion of a backup with its increments.
+struct Sweep<'a> {
+    server: &'a ServerContext,
+    origin: Option<Origin>,
+    cause: Cause,
+    hooks: &'a dyn DeletionHooks,
 }
 
-/// Marks a backup and removes it, its record last.
-fn sweep_one(
-    server: &ServerContext,
-    id: BackupId,
-    begin: Option<Origin>,
-    hooks: &dyn DeletionHooks,
-) -> Result<(), CommandError> {
-    server.catalog().mark_for_deletion(id)?;
-    server.catalog().remove_backup_files(id)?;
-    purge_wal(server, begin, hooks)?;
-    server.catalog().forget_backup(id)?;
-    Ok(())
-}
+impl Sweep<'_> {
+    fn delete_one(&self, backups: &Backups, id: BackupId) -> Result<(), CommandError> {
+        let (name, output) = (self.server.name(), &self.server.output);
+        let (started, clock) = (jiff::Zoned::now(), Instant::now());
+        let doomed = backups.get(id).map(|info| DoomedBackup {
+            info,
+            previous: backups.usable_before(id).map(|info| info.id),
+            next: backups.usable_after(id).map(|info| info.id),
+        });
+        if let Some(doomed) = &doomed {
+            self.hooks.before_backup(doomed).map_err(|stopped| {
+                CommandError::new(format!("backup {id} of server {name} was not deleted: {stopped}"))
+            })?;
+        }
+        output.info(format!("Deleting backup {id} for server {name}"));
+        let outcome = self.remove_one(backups, id);
+        if let Some(doomed) = &doomed {
+            self.hooks.after_backup(doomed, outcome.as_ref().err().map(ToString::to_string).as_deref());
+        }
+        outcome?;
+        output.info(format!(
+            "Deleted backup {id} (start time: {}, elapsed time: {})",
+            super::shown::ctime(&started),
+            crate::output::text::duration(clock.elapsed())
+        ));
+        Ok(())
+    }
 
-/// Removes the WAL that recovery from no remaining backup can ask for. When no backup remains, what lies before `begin`.
-fn purge_wal(
-    server: &ServerContext,
-    begin: Option<Origin>,
-    hooks: &dyn DeletionHooks,
-) -> Result<(), CommandError> {
-    let removable = removable_wal(server, begin)?;
-    if removable.is_empty() {
-        return Ok(());
+    /// Marks a backup and removes it, its record last.
+    fn remove_one(&self, backups: &Backups, id: BackupId) -> Result<(), CommandError> {
+        let catalog = self.server.catalog();
+        catalog.mark_for_deletion(id)?;
+        catalog.remove_backup_files(id)?;
+        if !self.cause.spares_wal_of(self.server, backups, id)? {
+            self.purge_wal()?;
+        }
+        // Files that the next backup shared with this one are its own now.
+        if let Some(next) = backups.usable_after(id) {
+            catalog.measure_again(next.id)?;
+        }
+        catalog.forget_backup(id)?;
+        Ok(())
     }
-    server.output.info("Delete associated WAL segments:");
-    for entry in delete::remove_wal(&server.layout(), &removable, hooks)? {
-        server.output.info(format!("\t{}", entry.file));
+
+    /// Removes the WAL that recovery from no remaining backup can ask for. When no backup remains, what lies before the
+    /// beginning of those that go.
+    fn purge_wal(&self) -> Result<(), CommandError> {
+        let removable = removable_wal(self.server, self.origin.as_ref(), self.cause)?;
+        if removable.is_empty() {
+            return Ok(());
+        }
+        self.server.output.info("Delete associated WAL segments:");
+        for entry in delete::remove_wal(&self.server.layout(), &removable, self.hooks)? {
+            self.server.output.info(format!("\t{}", entry.file));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Removes the WAL from before a server's first backup, which nothing can be recovered with.
@@ -148,7 +210,7 @@ fn purge_wal(
 /// # Errors
 /// When storage fails.
 pub(super) fn purge_before_first(server: &ServerContext) -> Result<(), CommandError> {
-    let removable = removable_wal(server, None)?;
+    let removable = removable_wal(server, None, Cause::Person)?;
     if removable.is_empty() {
         return Ok(());
     }
@@ -159,72 +221,52 @@ pub(super) fn purge_before_first(server: &ServerContext) -> Result<(), CommandEr
     Ok(())
 }
 
-/// Where a backup is from.
-#[derive(Debug, Clone, Copy)]
-struct Origin {
-    timeline: pgwal::TimelineId,
-    begin: Lsn,
-    size: pgwal::SegmentSize,
-}
-
-impl Origin {
-    fn of(info: &BackupInfo) -> Option<Self> {
-        Some(Origin { timeline: info.timeline?, begin: info.begin_xlog?, size: info.segment_size })
+/// Removes the WAL that the policy for WAL lets go while its backups stay.
+///
+/// # Errors
+/// When storage fails.
+pub(super) fn purge_by_policy(server: &ServerContext) -> Result<(), CommandError> {
+    let removable = removable_wal(server, None, Cause::Policy)?;
+    if removable.is_empty() {
+        return Ok(());
     }
+    let removed = delete::remove_wal(&server.layout(), &removable, &DeletionScripts::new(server))?;
+    server.output.info(format!(
+        "Enforcing WAL retention policy: {} WAL files of server {} removed",
+        removed.len(),
+        server.name()
+    ));
+    Ok(())
 }
 
 /// The files of the archive that may go. None at all as long as anything about a remaining backup is not known.
-fn removable_wal(server: &ServerContext, begin: Option<Origin>) -> Result<Vec<WalFile>, CommandError> {
-    let backups = server.catalog().current()?;
-    let marked: BTreeSet<BackupId> = server.catalog().marked()?.into_iter().collect();
-    let keep_all = |why: String| {
+fn removable_wal(
+    server: &ServerContext,
+    origin: Option<&Origin>,
+    cause: Cause,
+) -> Result<Vec<WalFile>, CommandError> {
+    let fates = fates_without(server, &[], origin, cause)?;
+    if let Some(why) = &fates.all_kept {
         server.output.warning(format!("WAL of server {} is kept for now: {why}", server.name()));
-        Ok(Vec::new())
-    };
-    if let Some(fault) = backups.faults.iter().find(|fault| !marked.iter().any(|id| names(fault, *id))) {
-        return keep_all(chain(fault));
     }
-    let mut claims = Vec::new();
-    let mut size = begin.map(|origin| origin.size);
-    let remaining = backups.iter().filter(|info| info.status != Status::Failed && !marked.contains(&info.id));
-    for info in remaining {
-        let Some(origin) = Origin::of(info) else {
-            return keep_all(format!("backup {} does not say where it begins", info.id));
-        };
-        if *size.get_or_insert(origin.size) != origin.size {
-            return keep_all("its backups have WAL segments of different sizes".to_owned());
-        }
-        let end = info.end_xlog.unwrap_or(origin.begin);
-        let standalone = server.catalog().keep(info.id)? == Some(Keep::Standalone) && info.end_xlog.is_some();
-        let claim = if standalone { Claim::standalone } else { Claim::onwards };
-        claims.push(claim(Some(info.id), origin.timeline, origin.begin, end));
-    }
-    if let (true, Some(origin)) = (claims.is_empty(), begin) {
-        claims.push(Claim::onwards(None, origin.timeline, origin.begin, origin.begin));
-    }
-    let Some(size) = size else { return Ok(Vec::new()) };
-    // What the list names and the archive has lost goes from the list too.
-    let listed = xlogdb::read(&server.layout())?.entries.into_iter().map(|entry| entry.file);
-    let archived = xlogdb::archived_files(&server.layout())?.into_iter().map(|(file, _)| file);
-    let files: Vec<WalFile> = listed.chain(archived).collect::<BTreeSet<_>>().into_iter().collect();
-    let timelines =
-        files.iter().filter(|file| matches!(file, WalFile::History(_))).map(|file| file.timeline());
-    let mut histories = Vec::new();
-    for timeline in timelines {
-        match wal::history(&server.layout(), timeline) {
-            Ok(history) => histories.extend(history),
-            // Unknown ancestry keeps WAL.
-            Err(error) => server.output.warning(chain(&error)),
-        }
-    }
-    let mut removable: Vec<WalFile> = plan(&claims, &histories, &files, size).removable().collect();
-    removable.sort_by_cached_key(WalFile::to_string);
-    Ok(removable)
+    Ok(fates.removable().map(|entry| entry.file).collect())
 }
 
-/// Whether a fault is about this backup's record.
-fn names(fault: &barkeep_catalog::CatalogError, id: BackupId) -> bool {
-    fault.to_string().contains(id.as_str())
+/// What is to become of the archive when these backups are gone.
+fn fates_without(
+    server: &ServerContext,
+    gone: &[BackupId],
+    origin: Option<&Origin>,
+    cause: Cause,
+) -> Result<WalFates, CommandError> {
+    let mut backups = server.catalog().current()?;
+    backups.by_id.retain(|id, _| !gone.contains(id));
+    let verdicts = Verdicts::judge(server, &backups, jiff::Timestamp::now())?;
+    let mut claims = verdicts.remaining_claims();
+    if let (Ok(claims), Cause::Person) = (&mut claims, cause) {
+        claims.iter_mut().for_each(|claim| claim.standalone = false);
+    }
+    WalFates::decide(server, &backups, claims, origin)
 }
 
 fn is_snapshot(info: &BackupInfo) -> bool {

@@ -25,6 +25,7 @@ pub mod diagnose;
 pub mod drill;
 pub mod generate_manifest;
 pub mod get_wal;
+pub mod keep;
 pub mod list_backups;
 pub mod list_servers;
 pub mod processes;
@@ -35,6 +36,7 @@ mod remote;
 mod remote_values;
 mod restart;
 pub mod restore;
+pub mod retention;
 pub(crate) mod setup;
 pub mod show_backup;
 pub mod show_servers;
@@ -71,6 +73,7 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::GenerateManifest(args) => generate_manifest::run(context, args),
         Command::Diagnose(args) => diagnose::run(context, args),
         Command::GetWal(args) => get_wal::run(context, args),
+        Command::Keep(args) => keep::run(context, args),
         Command::ListBackups(args) => list_backups::run(context, args),
         Command::ListProcesses(args) => processes::list(context, args),
         Command::LockDirectoryCleanup => processes::clean_locks(context),
@@ -78,6 +81,7 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::RebuildXlogdb(args) => rebuild_xlogdb::run(context, args),
         Command::ReceiveWal(args) => receive_wal::run(context, args),
         Command::Restore(args) => restore::run(context, args),
+        Command::Retention(args) => retention::run(context, args),
         Command::ShowBackup(args) => show_backup::run(context, args),
         Command::ShowServers(args) => show_servers::run(context, args),
         Command::Status(args) => status::run(context, args),

@@ -124,7 +124,11 @@ impl Overview {
     fn backups(&mut self, server: &ServerContext) -> Result<(), CommandError> {
         let config = &server.config;
         let policy = match verdicts::policy(config) {
-            Ok(Some(policy)) => format!("enforced (mode: auto, retention: {policy}, WAL retention: MAIN)"),
+            Ok(Some(decree)) => format!(
+                "enforced (mode: auto, retention: {}, WAL retention: {})",
+                decree.policy,
+                verdicts::wal_policy(config)
+            ),
             Ok(None) => "not enforced".to_owned(),
             Err(error) => {
                 server.output.warning(error.to_string());

@@ -295,6 +295,11 @@ impl ServerConfig {
         self.text("retention_policy")
     }
 
+    /// `wal_retention_policy` as written.
+    pub fn wal_retention_policy(&self) -> Option<&str> {
+        self.text("wal_retention_policy")
+    }
+
     /// `recovery_options` has `get-wal`: restored servers fetch their WAL from here.
     pub fn recovery_get_wal(&self) -> bool {
         self.recovery_option("get-wal")

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use barkeep_catalog::{Catalog, Keep, ServerLock, Status, Task};
+use barkeep_catalog::{Catalog, Keep, Kept, ServerLock, Status, Task};
 use pgwal::WalFile;
 use testkit::{Cluster, wait_for};
 
@@ -60,7 +60,7 @@ fn enforces_the_retention_policy() {
     let ids: Vec<String> =
         (1..=4).map(|hour| backup(&home, hour, segment(1, u64::from(hour) * 2)).id.to_string()).collect();
     let kept = ids[0].parse().unwrap();
-    Catalog::new(layout(&home)).set_keep(kept, Some(Keep::Standalone)).unwrap();
+    Catalog::new(layout(&home)).keep(kept, &Kept::for_good(Keep::Standalone)).unwrap();
     archived(&home, (1..=9).map(|number| WalFile::Segment(segment(1, number))));
     let run = home.run(["cron"]).success();
     assert!(run.stdout.contains(&format!("backup {} of server main is obsolete", ids[1])), "{run:?}");

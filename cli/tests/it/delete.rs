@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use barkeep_catalog::{Catalog, Keep, ServerLock, Status, Task};
+use barkeep_catalog::{Catalog, Keep, Kept, ServerLock, Status, Task};
 use pgwal::WalFile;
 
 use crate::stored::{archive, archived, backup, home, layout, listed, names, save, segment};
@@ -52,13 +52,55 @@ fn a_newer_backup_takes_no_wal_along() {
 }
 
 #[test]
-fn the_last_backup_leaves_the_wal_from_its_beginning_on() {
+fn the_last_backup_that_can_be_restored_stays() {
     let home = home();
-    backup(&home, 1, segment(1, 3));
+    let last = backup(&home, 1, segment(1, 3));
+    let mut failed = backup(&home, 2, segment(1, 5));
+    failed.status = Status::Failed;
+    save(&home, &failed);
     archived(&home, segments(1..=8));
-    home.run(["delete", "main", "latest"]).success();
+    for options in [&["--dry-run"][..], &[]] {
+        let words = ["delete", "main", "oldest"].iter().chain(options);
+        home.run(words).fails_with_one_line(1, &[last.id.as_str(), "the last backup that can be restored"]);
+    }
+    assert_eq!(names(home.join("main/base")).len(), 2);
+    assert_eq!(archive(&home).len(), 8);
+}
+
+#[test]
+fn when_only_rubbish_is_left_its_wal_from_its_beginning_on_stays() {
+    let home = home();
+    let mut failed = backup(&home, 1, segment(1, 3));
+    failed.status = Status::Failed;
+    save(&home, &failed);
+    archived(&home, segments(1..=8));
+    home.run(["delete", "main", "last-failed"]).success();
     assert_eq!(archive(&home)[0], segment(1, 3).to_string());
     assert_eq!(names(home.join("main/base")), [""; 0]);
+}
+
+#[test]
+fn a_dry_run_tells_all_and_touches_nothing() {
+    let home = home();
+    let root = backup(&home, 1, segment(1, 3));
+    let mut child = backup(&home, 2, segment(1, 4));
+    child.parent_backup_id = Some(root.id);
+    save(&home, &child);
+    backup(&home, 3, segment(1, 6));
+    archived(&home, segments(1..=8));
+    let run = home.run(["delete", "main", "oldest", "--dry-run"]).success();
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    assert_eq!(lines[0], format!("Would delete backup {} for server main (4 B)", child.id));
+    assert_eq!(lines[1], format!("Would delete backup {} for server main (4 B)", root.id));
+    assert_eq!(lines[2], "Would delete associated WAL segments:");
+    assert_eq!(lines[3..8], (1..=5).map(|number| format!("\t{}", segment(1, number))).collect::<Vec<_>>());
+    assert_eq!(lines[8], "This would free 183 B");
+    let json = home.run(["-f", "json", "delete", "main", "oldest", "--dry-run"]).success().json();
+    assert_eq!(json["main"]["would_delete"]["wals"].as_array().map(Vec::len), Some(5), "{json}");
+    assert_eq!(names(home.join("main/base")).len(), 3);
+    assert_eq!(archive(&home).len(), 8);
+    home.run(["delete", "main", "oldest"]).success();
+    assert_eq!(archive(&home)[0], segment(1, 6).to_string());
 }
 
 /// 3.13 to 3.20.1 of Barman remove a whole directory of the archive when 256 entries of it are to go, though the next
@@ -103,9 +145,10 @@ fn a_backup_kept_by_itself_keeps_its_own_wal() {
     backup(&home, 2, segment(1, 4));
     backup(&home, 3, segment(1, 6));
     archived(&home, segments(1..=7));
-    catalog(&home).set_keep(kept.id, Some(Keep::Standalone)).unwrap();
+    catalog(&home).keep(kept.id, &Kept::for_good(Keep::Standalone)).unwrap();
     home.run(["delete", "main", "20260101T020000"]).success();
-    assert_eq!(archive(&home), [2, 6, 7].map(|number| segment(1, number).to_string()));
+    // A person spoke of one backup; what lies between it and the next stays until the policy is asked (see `cron`).
+    assert_eq!(archive(&home).len(), 7);
 }
 
 #[test]
@@ -145,11 +188,12 @@ fn kept_and_needed_backups_are_refused() {
     archived(&home, segments(1..=2));
     home.run(["delete", "main", "latest"]).fails_with_one_line(1, &["minimum_redundancy is 1"]);
     backup(&home, 2, segment(1, 2));
-    catalog(&home).set_keep(first.id, Some(Keep::Full)).unwrap();
+    catalog(&home).keep(first.id, &Kept::for_good(Keep::Full)).unwrap();
     home.run(["delete", "main", "oldest"]).fails_with_one_line(1, &[first.id.as_str(), "kept"]);
+    // Whatever the mark says, as long as it is there.
     fs::write(layout(&home).annotation(first.id, "keep"), "perhaps").unwrap();
-    home.run(["delete", "main", "oldest"]).fails_with_one_line(1, &["perhaps"]);
-    catalog(&home).set_keep(first.id, None).unwrap();
+    home.run(["delete", "main", "oldest"]).fails_with_one_line(1, &["kept (full)"]);
+    catalog(&home).release(first.id).unwrap();
     home.run(["delete", "main", "oldest"]).success();
     assert_eq!(archive(&home), [segment(1, 2).to_string()]);
 }

@@ -31,6 +31,7 @@ mod put_wal;
 mod receive_wal;
 mod restore;
 mod restore_scene;
+mod retention;
 mod setup;
 mod stored;
 mod support;
