@@ -1,10 +1,13 @@
 # barkeep: `make demo` and `make test` are all a new machine needs, apart from Rust.
 .DEFAULT_GOAL := help
-.PHONY: help build dist test test-deps demo lint docs fmt bench fuzz clean
+.PHONY: help build build-static dist test test-deps demo lint docs fmt bench fuzz clean
 
 # What the tests may not skip on a machine that installs its own dependencies. Set it empty to allow skips.
 REQUIRE_PG ?= 13,14,15,17,18
 export REQUIRE_PG
+
+# Any target of this machine does: with glibc it is as static as glibc gets, with musl wholly.
+STATIC_TARGET ?= $(shell rustc -vV | sed -n 's/^host: //p')
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -14,6 +17,9 @@ build: ## the release binary, target/release/barkeep
 
 dist: ## a tarball and a Debian package, with manual pages, completions and the systemd unit
 	scripts/dist.sh
+
+build-static: ## the same without shared libraries, for agents on hosts of any Linux: target/$(STATIC_TARGET)/release/barkeep
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked -p barkeep --target $(STATIC_TARGET)
 
 demo: ## back up a throw-away server, drop a table, go back to the moment before
 	scripts/demo.sh

@@ -20,7 +20,7 @@ mod warning;
 pub use destination::{DestinationState, INCOMPLETE_MARKER, look_at, owner_for};
 pub use execute::{
     DeltaReport, ExecuteOptions, FileChange, FileNote, Phase, RestoreError, RestoreEvent, RestoreObserver,
-    RestoreReport, Retry, ShelvedWal, execute,
+    RestoreReport, Retry, ShelvedWal, execute, execute_remote, look_at_remote,
 };
 pub use facts::{
     BackupFacts, BackupFormat, RestorePlan, RestoreRequest, STAGED_WAL, TablespaceFacts, TreeCopy, WalPlace,

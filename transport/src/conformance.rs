@@ -284,6 +284,11 @@ fn changes_happen_in_order(host: &dyn Host, dir: &Path) {
     assert!(host.free_bytes(root).unwrap() > 0);
     host.sync(root).unwrap();
 
+    let metadata = Action::SetMetadata { mode: Some(0o750), owner: None, modified_ns: None };
+    let itself = host.change(&[change(".", metadata), change(".", Action::Sync)]).unwrap();
+    assert!(itself.iter().all(Result::is_ok), "{itself:?}");
+    assert_eq!(fs::metadata(dir).unwrap().mode() & 0o777, 0o750);
+
     let large: Vec<Change> = (0..8_u64)
         .map(|n| change("renamed", Action::Write { offset: n << 20, data: vec![n as u8; PIECE_BYTES] }))
         .collect();
@@ -304,7 +309,8 @@ fn nothing_outside_is_touched(host: &dyn Host, dir: &Path) {
     symlink("../outside/file", dir.join("inside/file")).unwrap();
     let root = open(host, &dir.join("inside"), Access::Change);
     let absolute = dir.join("outside/file");
-    let paths = ["out/file", "file", "../outside/file", absolute.to_str().unwrap(), "", ".", "out/../file"];
+    let paths =
+        ["out/file", "file", "../outside/file", absolute.to_str().unwrap(), "", "./file", "out/../file"];
     for path in paths {
         let path = PathBuf::from(path);
         let change = |action| Change { root, path: path.clone(), action };

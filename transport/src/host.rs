@@ -192,7 +192,7 @@ pub struct Hashed {
 pub struct Change {
     /// The directory, opened for [`Access::Change`].
     pub root: Root,
-    /// What is changed, relative to it.
+    /// What is changed, relative to it; `.` is the directory itself, for metadata and syncing.
     pub path: PathBuf,
     /// How.
     pub action: Action,

@@ -3,6 +3,8 @@
 //! Backups and restores start it over SSH by themselves. It reads no configuration, changes no user, and ends with its
 //! input. A line in `authorized_keys` with `command="barkeep agent --read /srv/pg"` keeps a key to just that.
 
+use std::os::unix::fs::DirBuilderExt;
+
 use barkeep_transport::agent::{Confinement, serve};
 use barkeep_transport::host::Inspectors;
 use pgbase::file_backup::PageInspector;
@@ -16,7 +18,7 @@ use crate::error::CommandError;
 /// When the connection fails, or nobody at its other end speaks the protocol.
 pub fn run(args: &AgentArgs) -> Result<(), CommandError> {
     for directory in &args.restore {
-        std::fs::create_dir_all(directory).map_err(|error| {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
             CommandError::because(format!("'{}' can't be made", directory.display()), &error)
         })?;
     }

@@ -67,7 +67,7 @@ fn check_all(
             let at = next.fetch_add(1, Ordering::Relaxed);
             servers.get(at).zip(results.get(at))
         } {
-            let checked = check_on(&runtime, context, server, limit);
+            let checked = check_on(&runtime, context, server, limit, Scope::Everything);
             *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(checked);
         }
         Ok(())
@@ -84,7 +84,16 @@ fn check_all(
     Ok(results.into_iter().filter_map(checked).collect())
 }
 
-/// Checks one server. `limit` in seconds overrides `check_timeout`; 0 is none.
+/// How much is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// All of it.
+    Everything,
+    /// What a backup does not find out by itself: it makes a single connection to the host of the files.
+    BeforeBackup,
+}
+
+/// Checks one server before its backup. `limit` in seconds overrides `check_timeout`; 0 is none.
 ///
 /// # Errors
 /// When the event loop can't be started; what is wrong with the server is in the lines.
@@ -93,10 +102,16 @@ pub fn check(
     server: &ServerContext,
     limit: Option<u64>,
 ) -> Result<Checked, CommandError> {
-    Ok(check_on(&new_runtime()?, context, server, limit))
+    Ok(check_on(&new_runtime()?, context, server, limit, Scope::BeforeBackup))
 }
 
-fn check_on(runtime: &Runtime, context: &Context, server: &ServerContext, limit: Option<u64>) -> Checked {
+fn check_on(
+    runtime: &Runtime,
+    context: &Context,
+    server: &ServerContext,
+    limit: Option<u64>,
+    scope: Scope,
+) -> Checked {
     let limit = match limit {
         Some(0) => None,
         Some(seconds) => Some(Duration::from_secs(seconds)),
@@ -104,5 +119,5 @@ fn check_on(runtime: &Runtime, context: &Context, server: &ServerContext, limit:
     };
     let deadline = Deadline::after(limit);
     let live = Live::ask_on(runtime, context, server, limit);
-    Checked::new(server, lines::all(server, &live, context.now(), deadline))
+    Checked::new(server, lines::all(server, &live, context.now(), deadline, scope))
 }

@@ -5,11 +5,13 @@
 
 pub(super) mod choose;
 mod options;
+mod remote;
 mod report;
 mod scripts;
 pub(super) mod supply;
 mod watch;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use barkeep_catalog::lock::SharedLock;
@@ -17,7 +19,7 @@ use barkeep_catalog::{BackupInfo, backup_info};
 use jiff::Zoned;
 use pgbase::restore::{
     DestinationState, ExecuteOptions, PlanError, RestoreError, RestorePlan, RestoreRequest, Retry, WalSupply,
-    look_at, owner_for, plan_restore,
+    look_at, look_at_remote, owner_for, plan_restore,
 };
 
 use super::stored_backup;
@@ -26,6 +28,7 @@ use crate::config::ServerConfig;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::{CommandError, chain};
 use options::Target;
+use remote::Remote;
 
 /// The copy of the backup's record that Barman leaves in a restored cluster.
 const RECOVER_INFO: &str = ".barman-recover.info";
@@ -42,10 +45,11 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
     options::refuse_unavailable(args)?;
     let target = options::target(args, &output)?;
     scripts::before(context, &server, args, &target)?;
-    let (info, plan, lock) = plan(context, &server, args, &target)?;
+    let Planned { info, plan, lock, remote } = plan(context, &server, args, &target)?;
 
     output.info(format!(
-        "Starting local restore for server {} using backup {}",
+        "Starting {} restore for server {} using backup {}",
+        if remote.is_some() { "remote" } else { "local" },
         server.config.name(),
         info.id
     ));
@@ -57,11 +61,16 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
         output.warning(warning.to_string());
     }
     let (begun, started) = (Zoned::now(), Instant::now());
-    let options = ExecuteOptions {
-        jobs: stored_backup::jobs(args.jobs, &server.config),
-        owner: owner_for(&plan.trees[0].to, &plan.backup.data).map_err(|error| {
+    let owner = match &remote {
+        // Whoever is logged in there makes the files.
+        Some(_) => None,
+        None => owner_for(&plan.trees[0].to, &plan.backup.data).map_err(|error| {
             CommandError::because("the owner of the restored files can't be found out", &error)
         })?,
+    };
+    let options = ExecuteOptions {
+        jobs: stored_backup::jobs(args.jobs, &server.config),
+        owner,
         retry: Retry {
             times: args.retry_times().unwrap_or_else(|| server.config.basebackup_retry_times()),
             pause: args.retry_sleep.map_or_else(
@@ -71,7 +80,7 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
         },
     };
     let limit = args.bwlimit.or(server.config.bandwidth_limit_kib());
-    let done = watch::execute(context, &output, &plan, options, limit)?;
+    let done = watch::execute(context, &output, &plan, options, limit, remote)?;
     let done = done.map_err(|error| refused(&error, &plan))?;
     drop(lock);
     scripts::after(context, &server, args, &info);
@@ -86,13 +95,21 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
     Ok(())
 }
 
+/// What a restore will do, and what it holds meanwhile.
+struct Planned {
+    info: BackupInfo,
+    plan: RestorePlan,
+    lock: Option<SharedLock>,
+    remote: Option<Remote>,
+}
+
 /// Works out what to do. Touches nothing but the WAL that waits to be archived.
 fn plan(
     context: &Context,
     server: &ServerContext,
     args: &RestoreArgs,
     target: &Target,
-) -> Result<(BackupInfo, RestorePlan, Option<SharedLock>), CommandError> {
+) -> Result<Planned, CommandError> {
     let catalog = server.catalog();
     let layout = catalog.layout();
     let destination = options::destination(args)?;
@@ -100,6 +117,11 @@ fn plan(
     let wal = if get_wal {
         let restore_command = match &args.restore_command {
             Some(command) => command.clone(),
+            None if args.remote_ssh_command.is_some() => remote::get_wal_command(
+                &context.config().global.barman_user,
+                server.config.name(),
+                !args.standby_mode,
+            )?,
             None => supply::get_wal_command(context.config_path(), server.config.name(), !args.standby_mode)?,
         };
         WalSupply::Fetch { restore_command }
@@ -142,8 +164,16 @@ fn plan(
     let available = supply::available(layout, info.segment_size, args.partial_wal)?;
     let until = supply::archived_until(&available);
     let request = request(available, supply::histories(layout)?, until)?;
-    let plan = plan_restore(request, &look_at).map_err(|error| impossible(&error, server))?;
-    Ok((info, plan, lock))
+    let remote = match &args.remote_ssh_command {
+        Some(command) => Some(Remote::connect(server, command, &request)?),
+        None => None,
+    };
+    let look = |path: &Path| match &remote {
+        Some(remote) => look_at_remote(remote.host.host(), path),
+        None => look_at(path),
+    };
+    let plan = plan_restore(request, &look).map_err(|error| impossible(&error, server))?;
+    Ok(Planned { info, plan, lock, remote })
 }
 
 /// WAL that was received but not archived yet may be just what the target needs. A restore does not fail because of

@@ -186,6 +186,53 @@ fn barkeep_restores_from_an_archive_that_barman_compressed() {
 }
 
 #[test]
+fn barman_takes_over_from_barkeeps_copies_of_files() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    check_barman_takes_over_from_barkeep(15, "backup_method = local-rsync");
+}
+
+#[test]
+fn both_link_to_each_others_copies_of_files() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    let shared = Shared::new(15, "backup_method = local-rsync\nreuse_backup = link");
+    shared.back_up_with_barkeep();
+    // What was changed shortly before a backup is looked at more closely by the next.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    shared.back_up_with_barman();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    shared.back_up_with_barkeep();
+    let list = shared.barman.run_json(&["list-backups", "main"]);
+    let ids: Vec<&str> =
+        list["main"].as_array().unwrap().iter().rev().map(|one| one["backup_id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 3, "{list}");
+    let file = shared.cluster.value("select pg_relation_filepath('pg_proc')");
+    let inode = |id: &str| {
+        use std::os::unix::fs::MetadataExt;
+        let base = shared.barman.server_dir("main").join("base");
+        std::fs::metadata(base.join(id).join("data").join(&file)).unwrap().ino()
+    };
+    assert_eq!(inode(ids[0]), inode(ids[1]), "Barman on top of ours");
+    assert_eq!(inode(ids[1]), inode(ids[2]), "ours on top of Barman's");
+    for (number, id) in ids.iter().enumerate() {
+        let destination = shared.barman.new_dir(&format!("restored{number}"));
+        let spaces = shared.barman.new_dir(&format!("restored-fast{number}"));
+        let mapping = format!("fast:{}", spaces.display());
+        let arguments = ["restore", "main", id, destination.to_str().unwrap(), "--tablespace", &mapping];
+        if number == 1 {
+            shared.barkeep(&arguments);
+        } else {
+            shared.barman.run(&arguments);
+        }
+        let restored = Cluster::adopt(15, &destination);
+        restored.wait_until_writable();
+        assert!(restored.value("select count(*) from kept").parse::<u32>().unwrap() >= 1000);
+        assert_eq!(restored.value("select count(*) from spaced"), "200");
+    }
+}
+
+#[test]
 fn both_say_the_same_of_the_same_home() {
     testkit::require_pg!(15);
     testkit::require_barman!();

@@ -79,6 +79,7 @@ fn a_copy_over_ssh_brings_its_agent_along_and_restores() {
         )
     };
     restores_like_any_other(15, over_ssh);
+    // One for the backup, however large.
     let logins = sshd.log().matches("Accepted publickey").count();
     assert!(logins <= 1, "{logins} connections:\n{}", sshd.log());
 }
@@ -228,6 +229,7 @@ fn a_host_that_cannot_be_reached_is_told_plainly() {
     home.set("main", "ssh_command", "ssh -o ConnectTimeout=2 -p 1 127.0.0.1");
     let run = home.run(["backup", "main"]).exits_with(1);
     assert!(run.stderr.contains("the connection failed"), "{run:#?}");
+    assert!(home.run(["check", "main"]).stdout.contains("\tssh: FAILED (ssh: connect"));
     assert_eq!(newest(&home).status, Status::Failed);
 }
 
@@ -240,4 +242,38 @@ fn a_limit_is_kept() {
     home.run(["backup", "main", "--bwlimit", "10240"]).success();
     // No faster than it may; how much slower depends on the machine.
     assert!(started.elapsed().as_secs_f64() >= 0.9 * bytes / (10240.0 * 1024.0));
+}
+
+#[test]
+fn a_backup_is_restored_to_another_host() {
+    testkit::require_pg!(15);
+    testkit::require_sshd!();
+    let scene = Scene::with(Cluster::builder(15).checksums(true), local);
+    scene.archive();
+    let sshd = Sshd::start();
+    let far = testkit::TestDir::new();
+    testkit::unprivileged_user().take_over(far.path());
+    let destination = far.join("it's far");
+    let spaces = ["fast", "slow"].map(|name| format!("{name}:{}", far.join(name).display()));
+    let command = sshd.ssh_command();
+    let words = |id: &str| {
+        let mut words = vec!["restore", "main", id, destination.to_str().unwrap()];
+        words.extend([
+            "--remote-ssh-command",
+            &command,
+            "--tablespace",
+            &spaces[0],
+            "--tablespace",
+            &spaces[1],
+        ]);
+        words.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    scene.home.run(words(&scene.backup_id)).success();
+    // A second time there is something in the way, and it stays.
+    let run = scene.home.run(words(&scene.backup_id)).exits_with(1);
+    assert!(run.stderr.contains("is not empty"), "{run:#?}");
+    let restored = Cluster::adopt(15, &destination);
+    restored.wait_until_writable();
+    assert_eq!(state(&restored), state(&scene.cluster));
+    assert!(sshd.log().matches("Accepted publickey").count() <= 2, "{}", sshd.log());
 }

@@ -20,6 +20,7 @@ mod delete;
 mod delta_restore;
 mod drill;
 mod file_backup;
+mod file_backup_load;
 mod get_wal;
 mod health;
 mod hooks;

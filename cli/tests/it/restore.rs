@@ -44,8 +44,8 @@ fn wrong_input_is_one_clear_line_and_touches_nothing() {
     refuse(&["--tablespace", "quick:/x"], &["no tablespace \"quick\"; it has fast, slow"]);
     refuse(&["--recovery-conf-filename", "../x"], &["plain file name"]);
     refuse(&["--restore-command", "cp"], &["--get-wal"]);
+    refuse(&["--remote-ssh-command", "ssh 'x"], &["unbalanced quotes"]);
     for unavailable in [
-        ["--remote-ssh-command", "ssh x"],
         ["--staging-path", "/tmp/x"],
         ["--combine-mode", "copy"],
         ["--snapshot-recovery-instance", "x"],

@@ -55,10 +55,14 @@ pub fn look_at(path: &Path) -> io::Result<DestinationState> {
 }
 
 pub(super) fn state_of(directory: &Directory) -> io::Result<DestinationState> {
-    let mut names: Vec<String> =
-        directory.entries()?.into_iter().map(|entry| entry.name.to_string_lossy().into_owned()).collect();
+    let names = directory.entries()?.into_iter().map(|entry| entry.name.to_string_lossy().into_owned());
+    Ok(state_by_names(names.collect()))
+}
+
+/// What is in a directory, by the names in it.
+pub(super) fn state_by_names(mut names: Vec<String>) -> DestinationState {
     if names.is_empty() {
-        return Ok(DestinationState::Empty);
+        return DestinationState::Empty;
     }
     names.sort();
     let interrupted = names.iter().any(|name| name == INCOMPLETE_MARKER);
@@ -68,7 +72,7 @@ pub(super) fn state_of(directory: &Directory) -> io::Result<DestinationState> {
     if more > 0 {
         names.push(format!("and {more} more"));
     }
-    Ok(DestinationState::NotEmpty { found: names, interrupted, postgres })
+    DestinationState::NotEmpty { found: names, interrupted, postgres }
 }
 
 fn is_postgres(names: &[String]) -> bool {

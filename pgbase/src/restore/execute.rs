@@ -6,6 +6,7 @@ mod ground;
 mod old_wal;
 mod over;
 mod prune;
+mod remote;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use ground::{Ground, Root};
 
 pub use old_wal::ShelvedWal;
 pub use over::DeltaReport;
+pub use remote::{execute_remote, look_at_remote};
 
 /// The name that pg_control has until everything else is durable.
 const CONTROL_IN_WAITING: &str = "global/pg_control.barkeep";
@@ -245,6 +247,9 @@ pub enum RestoreError {
     /// Settings that can't be written.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The machine that is restored to, or the way to it, failed.
+    #[error(transparent)]
+    Host(#[from] barkeep_transport::host::HostError),
     /// The observer asked for it.
     #[error("the restore was interrupted")]
     Cancelled,

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
 use rustix::io::Errno;
@@ -63,8 +65,7 @@ impl Change {
                 Ok(rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
             }
             Action::SetMetadata { mode, owner, modified_ns } => {
-                let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-                let file = base.open_at(path, flags, Mode::empty())?;
+                let file = open_or_itself(base, path)?;
                 if let Some(owner) = owner {
                     let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
                     rustix::fs::fchown(&file, Some(uid), Some(gid))?;
@@ -77,11 +78,16 @@ impl Change {
                     None => Ok(()),
                 }
             }
-            Action::Sync => {
-                let file = base.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
-                Ok(rustix::fs::fsync(file)?)
-            }
+            Action::Sync => Ok(rustix::fs::fsync(open_or_itself(base, path)?)?),
         }
+    }
+}
+
+/// A file, or a directory: also the open one itself, which is `.`.
+fn open_or_itself(base: &Base, path: &Path) -> io::Result<OwnedFd> {
+    match path == Path::new(".") {
+        true => base.fd.try_clone(),
+        false => base.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()),
     }
 }
 
@@ -90,7 +96,7 @@ fn permissions(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o777)
 }
 
-fn writable(base: &Base, path: &std::path::Path) -> io::Result<File> {
+fn writable(base: &Base, path: &Path) -> io::Result<File> {
     let file = File::from(base.open_at(path, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty())?);
     if file.metadata()?.is_file() { Ok(file) } else { Err(Errno::INVAL.into()) }
 }

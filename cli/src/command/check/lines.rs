@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::Scope;
+use crate::config::BackupMethod;
 use crate::context::ServerContext;
 use crate::live::Live;
 
@@ -94,7 +96,13 @@ impl Deadline {
 }
 
 /// Checks everything.
-pub(super) fn all(server: &ServerContext, live: &Live, now: Timestamp, deadline: Deadline) -> Lines {
+pub(super) fn all(
+    server: &ServerContext,
+    live: &Live,
+    now: Timestamp,
+    deadline: Deadline,
+    scope: Scope,
+) -> Lines {
     let mut lines = Lines::default();
     let config = &server.config;
     let operated = config.active() && !config.passive();
@@ -107,7 +115,9 @@ pub(super) fn all(server: &ServerContext, live: &Live, now: Timestamp, deadline:
     }
     backups::directories(&mut lines, server);
     backups::lines(&mut lines, server, &home, now);
-    let in_time = !config.active() || copying::lines(&mut lines, server, live, &home, deadline);
+    let finds_out_itself = scope == Scope::BeforeBackup && config.backup_method() == BackupMethod::Rsync;
+    let in_time =
+        finds_out_itself || !config.active() || copying::lines(&mut lines, server, live, &home, deadline);
     backups::configuration(&mut lines, server);
     server::identity(&mut lines, server, live);
     if operated {

@@ -29,7 +29,6 @@ pub(super) fn refuse_unavailable(args: &RestoreArgs) -> Result<(), CommandError>
     ];
     let staging = [&args.staging_path, &args.recovery_staging_path, &args.local_staging_path];
     let unavailable = [
-        ("--remote-ssh-command", args.remote_ssh_command.is_some()),
         ("restoring from snapshots", snapshot.iter().any(|option| option.is_some())),
         ("a staging path", staging.iter().any(|option| option.is_some()) || args.staging_location.is_some()),
         ("--combine-mode", args.combine_mode.is_some()),
@@ -47,7 +46,7 @@ pub(super) fn destination(args: &RestoreArgs) -> Result<PathBuf, CommandError> {
     let path = &args.destination;
     if path.as_os_str().as_encoded_bytes().contains(&b':') {
         return Err(CommandError::new(format!("The destination {} contains a ':'", path.display()))
-            .hint("restoring to another host is not supported yet"));
+            .hint("another host is named with --remote-ssh-command"));
     }
     absolute(path)
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use pgbase::restore::{
     ExecuteOptions, Phase, RestoreError, RestoreEvent, RestoreObserver, RestorePlan, RestoreReport,
-    execute as carry_out,
+    execute as carry_out, execute_remote,
 };
 
+use super::remote::Remote;
 use crate::command::signals;
 use crate::context::Context;
 use crate::error::CommandError;
@@ -25,11 +26,17 @@ pub(super) fn execute(
     plan: &RestorePlan,
     options: ExecuteOptions,
     limit_kib: Option<u32>,
+    remote: Option<Remote>,
 ) -> Result<Result<RestoreReport, RestoreError>, CommandError> {
     let watcher = Arc::new(Watcher::new(output.clone(), plan, limit_kib));
     let stop = Arc::clone(&watcher);
     let plan = plan.clone();
-    let work = move || carry_out(&plan, options, &*watcher);
+    let work = move || match remote {
+        Some(remote) => {
+            execute_remote(remote.host.host(), &plan, options.jobs, remote.staging.path(), &*watcher)
+        }
+        None => carry_out(&plan, options, &*watcher),
+    };
     context.runtime()?.block_on(async {
         let ended = |result: Result<_, tokio::task::JoinError>| {
             result.map_err(|error| CommandError::because("the restore ended unexpectedly", &error))

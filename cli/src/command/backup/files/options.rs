@@ -22,6 +22,8 @@ use super::Way;
 const DEFAULT_JOBS_MAX: usize = 8;
 /// Fewest threads by default: one waits for the disk while the other works.
 const DEFAULT_JOBS_MIN: usize = 2;
+/// The same over a connection, where each waits for both ends.
+const DEFAULT_REMOTE_JOBS_MIN: usize = 4;
 
 /// How files are copied.
 pub(in super::super) struct FilesOptions {
@@ -70,12 +72,13 @@ pub(in super::super) fn prepare(
         },
     };
     let heartbeat = args.keepalive_interval.map(u64::from).or_else(|| config.keepalive_interval());
+    let jobs = args
+        .jobs
+        .or_else(|| config.parallel_jobs())
+        .map_or_else(|| default_jobs(&way), |jobs| usize::try_from(jobs).unwrap_or(1));
     Ok(FilesOptions {
         way,
-        jobs: args
-            .jobs
-            .or_else(|| config.parallel_jobs())
-            .map_or_else(default_jobs, |jobs| usize::try_from(jobs).unwrap_or(1)),
+        jobs,
         announcement: match config.has_backup_option("exclusive_backup") {
             true => Announcement::Exclusive,
             false => Announcement::Concurrent,
@@ -92,9 +95,10 @@ pub(in super::super) fn prepare(
     })
 }
 
-fn default_jobs() -> usize {
+fn default_jobs(way: &Way) -> usize {
+    let least = if way.is_remote() { DEFAULT_REMOTE_JOBS_MIN } else { DEFAULT_JOBS_MIN };
     let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    processors.clamp(DEFAULT_JOBS_MIN, DEFAULT_JOBS_MAX)
+    processors.clamp(least, DEFAULT_JOBS_MAX)
 }
 
 /// `name:kbps`, separated by commas or spaces.
