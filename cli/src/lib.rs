@@ -13,6 +13,7 @@ mod hooks;
 pub mod live;
 mod logging;
 mod moment;
+mod notify;
 pub mod output;
 mod privilege;
 mod program;

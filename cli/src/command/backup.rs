@@ -6,6 +6,7 @@
 
 pub(crate) mod facts;
 mod files;
+mod notice;
 mod precheck;
 mod report;
 mod scripts;
@@ -41,8 +42,10 @@ pub fn run(context: &mut Context, args: &BackupArgs) -> Result<(), CommandError>
     let streams = |server: &ServerContext| server.config.backup_method() == BackupMethod::Postgres;
     warn_of_ignored(context, args, servers.iter().any(streams));
     for server in servers {
-        match back_up(context, &server, args) {
-            Ok(()) => {}
+        let outcome = back_up(context, &server, args);
+        notice::tell(&server, &outcome);
+        match outcome {
+            Ok(_) => {}
             Err(Stop::Failed(error)) => server.output.error(error.to_string()),
             Err(Stop::Interrupted(error)) => return Err(error),
         }
@@ -89,7 +92,7 @@ impl Job {
     }
 }
 
-fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> Result<(), Stop> {
+fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> Result<BackupInfo, Stop> {
     let name = server.config.name().to_owned();
     let job = prepare(context, server, args)?;
     let catalog = server.catalog();
@@ -160,7 +163,7 @@ fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> 
             let reason = info.error.unwrap_or_default();
             Err(CommandError::new(format!("Backup {id} of server '{name}' failed: {reason}")).into())
         }
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(info),
         Err(wals::WaitError::Interrupted(signal)) => Err(Stop::Interrupted(CommandError::new(format!(
             "{signal} while waiting for WAL: backup {id} is complete but for it, and is {}",
             info.status

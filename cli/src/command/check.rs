@@ -13,6 +13,8 @@ use crate::args::CheckArgs;
 use crate::context::{Context, Policy, ServerContext, new_runtime};
 use crate::error::{CommandError, exit};
 use crate::live::Live;
+use crate::notify;
+use crate::output::Report as _;
 use lines::Deadline;
 use report::{Checked, Nagios};
 
@@ -33,6 +35,9 @@ pub fn run(context: &mut Context, args: &CheckArgs) -> Result<(), CommandError> 
     };
     let mut nagios = Nagios::default();
     for checked in check_all(context, &servers, args.check_timeout)? {
+        if let Some(server) = servers.iter().find(|server| server.name() == checked.server()) {
+            notify::note_check(server, &checked.lines);
+        }
         if args.nagios {
             nagios.add(&checked);
         } else {

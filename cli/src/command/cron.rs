@@ -32,6 +32,11 @@ pub fn run(context: &mut Context, args: &CronArgs) -> Result<(), CommandError> {
     }
     let launcher = Launcher::new(context, args.keep_descriptors);
     let servers = context.servers(&["all".to_owned()], Policy::Query)?;
+    for server in servers.iter().filter(|server| is_watched(server)) {
+        if let Err(error) = launcher.start(&["-q", "check", server.name()]) {
+            server.output.error(error.to_string());
+        }
+    }
     std::thread::scope(|scope| {
         for server in &servers {
             let launcher = &launcher;
@@ -49,6 +54,12 @@ pub fn run(context: &mut Context, args: &CronArgs) -> Result<(), CommandError> {
         }
     });
     Ok(())
+}
+
+/// Whether somebody wants to hear when a server's check turns bad or good: then it is checked every minute, beside all
+/// else, by a process that does the notifying.
+pub(crate) fn is_watched(server: &ServerContext) -> bool {
+    server.config.active() && server.config.notify().is_some()
 }
 
 fn serve(server: &ServerContext, launcher: &Launcher) -> Result<(), CommandError> {

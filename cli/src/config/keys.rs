@@ -63,6 +63,7 @@ pub const OWN_KEYS: &[&str] = &[
     "backup_schedule",
     "hook_timeout",
     "manifest_checksums",
+    "notify",
     "wal_verify",
 ];
 
@@ -149,6 +150,7 @@ pub const SERVER_KEYS: &[Key] = &[
     key("max_incoming_wals_queue", GSM, Kind::Natural, "", ACTED),
     key("minimum_redundancy", GSM, Kind::Text, "0", ACTED),
     key("network_compression", GSM, Kind::Boolean, "false", ACTED),
+    key("notify", GSM, Kind::Text, "", ACTED),
     key("parallel_jobs", GSM, Kind::Natural, "1", ACTED),
     key("parallel_jobs_start_batch_period", GSM, Kind::Natural, "1", PENDING),
     key("parallel_jobs_start_batch_size", GSM, Kind::Natural, "10", PENDING),

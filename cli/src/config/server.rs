@@ -242,6 +242,11 @@ impl ServerConfig {
         self.text("backup_schedule").map(str::trim).filter(|text| !text.is_empty())
     }
 
+    /// `notify`: who wants to hear of backups and checks.
+    pub fn notify(&self) -> Option<&str> {
+        self.text("notify").map(str::trim).filter(|text| !text.is_empty())
+    }
+
     /// `hook_timeout`: how long a hook script may take; `None` for no limit.
     pub fn hook_timeout(&self) -> Option<Duration> {
         self.natural("hook_timeout").filter(|seconds| *seconds > 0).map(Duration::from_secs)

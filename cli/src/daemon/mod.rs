@@ -12,7 +12,9 @@ mod schedule;
 mod service;
 mod workers;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(crate) use schedule::Schedule;
 
 use crate::command::config_update;
-use crate::command::cron::Launcher;
+use crate::command::cron::{self, Launcher};
 use crate::config::Config;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
@@ -59,6 +61,7 @@ struct Daemon {
     receivers: Receivers,
     backups: Backups,
     workers: Workers,
+    checks: BTreeMap<String, Child>,
     last_maintenance: Option<Instant>,
     last_archiving: Instant,
     /// What was last wrong with the configuration files.
@@ -121,6 +124,7 @@ impl Daemon {
             receivers: Receivers::default(),
             backups: Backups::default(),
             workers: Workers::default(),
+            checks: BTreeMap::new(),
             last_maintenance: None,
             last_archiving: Instant::now(),
             config_error: None,
@@ -149,10 +153,25 @@ impl Daemon {
             for server in &self.servers {
                 self.workers.maintain(server);
             }
+            self.check();
         } else if now - self.last_archiving >= ARCHIVE_INTERVAL {
             self.last_archiving = now;
             for server in &self.servers {
                 self.workers.archive(server);
+            }
+        }
+    }
+
+    /// Checks the servers that somebody watches, each unless its last check still runs.
+    fn check(&mut self) {
+        self.checks.retain(|_, child| !child.try_wait().is_ok_and(|status| status.is_some()));
+        for server in self.servers.iter().filter(|server| cron::is_watched(server)) {
+            if self.checks.contains_key(server.name()) {
+                continue;
+            }
+            match self.launcher.start(&["-q", "check", server.name()]) {
+                Ok(child) => drop(self.checks.insert(server.name().to_owned(), child)),
+                Err(error) => server.output.error(error.to_string()),
             }
         }
     }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 pub(crate) use archiving::ArchiveScripts;
 pub(crate) use deletion::DeletionScripts;
 pub(crate) use environment::{Environment, Recovery, WalFacts};
-use script::{Ending, Script};
+use script::{Ending, Script, Shell, set_surroundings};
 
 use crate::command::signals;
 use crate::context::{Context, ServerContext};
@@ -224,5 +224,29 @@ impl Hooks {
             }
             std::thread::sleep(left.min(PAUSE_STEP));
         }
+    }
+}
+
+/// Runs the command of a notification (`notify = exec:...`), `input` on its standard input. What went wrong.
+pub(crate) fn run_notifier(
+    server: &ServerContext,
+    command: &str,
+    variables: &[(&str, String)],
+    input: Vec<u8>,
+) -> Result<(), String> {
+    let shell = Shell {
+        key: "notify".to_owned(),
+        command,
+        limit: Some(crate::notify::PATIENCE),
+        cancelled: &AtomicBool::new(false),
+    };
+    let prepare = |command: &mut std::process::Command| {
+        set_surroundings(command, server);
+        command.envs(variables.iter().map(|(name, value)| (*name, value.replace('\0', ""))));
+    };
+    match shell.run(Some(input), prepare) {
+        Ok(Ending::Exited(0)) => Ok(()),
+        Ok(ending) => Err(format!("it {ending}")),
+        Err(error) => Err(error.to_string()),
     }
 }

@@ -1,6 +1,7 @@
 //! One run of one script.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,6 +69,18 @@ impl Ending {
     }
 }
 
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ending::Exited(code) => write!(f, "returned {code}"),
+            Ending::Killed(signal) => write!(f, "was killed by signal {signal}"),
+            Ending::TooLong(limit) => write!(f, "was stopped after {} seconds", limit.as_secs()),
+            Ending::Cancelled => f.write_str("was interrupted"),
+            Ending::Broken(why) => write!(f, "cannot be run: {why}"),
+        }
+    }
+}
+
 impl Script<'_> {
     /// The configuration key.
     fn key(&self) -> String {
@@ -76,16 +89,8 @@ impl Script<'_> {
 
     /// What happened, as a sentence without its end.
     pub(super) fn told(&self, ending: &Ending) -> String {
-        let what = match ending {
-            Ending::Exited(code) => format!("returned {code}"),
-            Ending::Killed(signal) => format!("was killed by signal {signal}"),
-            Ending::TooLong(limit) => {
-                format!("was stopped after {} seconds (hook_timeout)", limit.as_secs())
-            }
-            Ending::Cancelled => "was interrupted".to_owned(),
-            Ending::Broken(why) => format!("cannot be run: {why}"),
-        };
-        format!("{} of server '{}' ({}) {what}", self.key(), self.server.name(), self.command)
+        let because = if matches!(ending, Ending::TooLong(_)) { " (hook_timeout)" } else { "" };
+        format!("{} of server '{}' ({}) {ending}{because}", self.key(), self.server.name(), self.command)
     }
 
     /// Runs it to its end, its output going to the log.
@@ -101,36 +106,17 @@ impl Script<'_> {
     }
 
     fn try_run(&self, environment: &Environment) -> io::Result<Ending> {
-        let (reader, writer) = io::pipe()?;
-        let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(self.command);
-        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-        // A group of its own, so that all of it can be stopped.
-        command.process_group(0);
-        self.set_environment(&mut command, environment);
-        let mut child = command.spawn()?;
-        // The command holds this end of the pipe, which would never end.
-        drop(command);
-        let output = log_output(self.key(), reader)?;
-        let ending = self.wait(&mut child)?;
-        if output.recv_timeout(REST_OF_OUTPUT) == Err(RecvTimeoutError::Timeout) {
-            tracing::debug!("{} has left something running that may still write", self.key());
-        }
-        Ok(ending)
+        let shell = Shell {
+            key: self.key(),
+            command: self.command,
+            limit: self.server.config.hook_timeout(),
+            cancelled: self.cancelled,
+        };
+        shell.run(None, |command| self.set_environment(command, environment))
     }
 
     fn set_environment(&self, command: &mut Command, environment: &Environment) {
-        if let Some(home) = &self.server.surroundings.home {
-            command.env("HOME", home);
-        }
-        if let Some(prefix) = self.server.config.text("path_prefix").filter(|prefix| !prefix.is_empty()) {
-            let mut path = std::ffi::OsString::from(prefix);
-            if let Some(inherited) = std::env::var_os("PATH") {
-                path.push(":");
-                path.push(inherited);
-            }
-            command.env("PATH", path);
-        }
+        set_surroundings(command, self.server);
         command.envs(environment.variables());
         command.env("BARMAN_VERSION", BARMAN_VERSION);
         command.env("BARMAN_SERVER", self.server.name());
@@ -139,9 +125,65 @@ impl Script<'_> {
         command.env("BARMAN_PHASE", self.phase);
         command.env("BARMAN_RETRY", if self.retry { "1" } else { "0" });
     }
+}
+
+/// What every command that is started for a server finds in its environment.
+pub(super) fn set_surroundings(command: &mut Command, server: &ServerContext) {
+    if let Some(home) = &server.surroundings.home {
+        command.env("HOME", home);
+    }
+    if let Some(prefix) = server.config.text("path_prefix").filter(|prefix| !prefix.is_empty()) {
+        let mut path = std::ffi::OsString::from(prefix);
+        if let Some(inherited) = std::env::var_os("PATH") {
+            path.push(":");
+            path.push(inherited);
+        }
+        command.env("PATH", path);
+    }
+}
+
+/// A command for the shell, its output going to the log.
+pub(super) struct Shell<'a> {
+    /// What it is called in the log.
+    pub(super) key: String,
+    pub(super) command: &'a str,
+    /// How long it may take.
+    pub(super) limit: Option<Duration>,
+    /// Whether it should end.
+    pub(super) cancelled: &'a AtomicBool,
+}
+
+impl Shell<'_> {
+    /// Runs it to its end, `input` on its standard input.
+    pub(super) fn run(
+        &self,
+        input: Option<Vec<u8>>,
+        prepare: impl FnOnce(&mut Command),
+    ) -> io::Result<Ending> {
+        let (reader, writer) = io::pipe()?;
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(self.command);
+        command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+        command.stdout(writer.try_clone()?).stderr(writer);
+        // A group of its own, so that all of it can be stopped.
+        command.process_group(0);
+        prepare(&mut command);
+        let mut child = command.spawn()?;
+        // The command holds this end of the pipe, which would never end.
+        drop(command);
+        if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
+            // In a thread: it may not read, or not all. It ends with the command, which closes the pipe.
+            std::thread::Builder::new().spawn(move || drop(stdin.write_all(&input)))?;
+        }
+        let output = log_output(self.key.clone(), reader)?;
+        let ending = self.wait(&mut child)?;
+        if output.recv_timeout(REST_OF_OUTPUT) == Err(RecvTimeoutError::Timeout) {
+            tracing::debug!("{} has left something running that may still write", self.key);
+        }
+        Ok(ending)
+    }
 
     fn wait(&self, child: &mut Child) -> io::Result<Ending> {
-        let limit = self.server.config.hook_timeout();
         let (started, mut pause) = (Instant::now(), LOOKS.0);
         loop {
             if let Some(status) = child.try_wait()? {
@@ -151,7 +193,7 @@ impl Script<'_> {
                 stop(child)?;
                 return Ok(Ending::Cancelled);
             }
-            if let Some(limit) = limit.filter(|limit| started.elapsed() >= *limit) {
+            if let Some(limit) = self.limit.filter(|limit| started.elapsed() >= *limit) {
                 stop(child)?;
                 return Ok(Ending::TooLong(limit));
             }

@@ -25,6 +25,7 @@ mod get_wal;
 mod health;
 mod hooks;
 mod inspection;
+mod notify;
 mod packed_backups;
 mod pitr;
 mod processes;
