@@ -18,11 +18,15 @@
 //! # Ok(()) }
 //! ```
 
+mod host;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::durable::Step;
+
+pub use host::FaultyHost;
 
 static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
 
