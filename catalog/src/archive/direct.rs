@@ -1,14 +1,14 @@
 //! Straight into the archive: the way of a local `archive_command`, without a stop in `incoming/`.
 
 use std::path::Path;
-use std::slice;
 
 use barkeep_transport::durable;
 use jiff::Timestamp;
 use pgwal::WalFile;
 
-use super::place::{Job, Prepared};
-use super::{ArchiveError, ArchiveEvent, ArchiveOptions, Batch, NoHooks, Run, known_cluster, prepare_all};
+use super::chain::Chain;
+use super::place::{self, Job, PrepareError, Prepared, Work};
+use super::{ArchiveError, ArchiveEvent, ArchiveOptions, Batch, NoHooks, Run, known_cluster};
 use crate::lock::LockError;
 use crate::{IndexStore, Layout, ServerLock, Task};
 
@@ -50,15 +50,28 @@ pub fn archive_directly(
     };
     run.make_ready(layout.wal_directory(&file))?;
     let job = Job { file, source: path.to_owned(), stays: true };
-    let prepared = prepare_all(slice::from_ref(&job), layout, options, cluster, &store).pop();
-    let Some(prepared @ Ok(Prepared::Copy(..))) = prepared else { return Ok(false) };
+    let segment = match file {
+        WalFile::Segment(segment) => Some(segment),
+        _ => None,
+    };
+    let work = Work { layout, options, cluster, chain: Chain::new(layout, &store, vec![segment]) };
+    let prepared = place::prepare_at_once(&job, &work);
+    if !matches!(&prepared, Ok(Prepared::Copy(..)) | Err(PrepareError::Archive(_))) {
+        return Ok(false);
+    }
     let mut outcome = Batch::default();
     run.publish(&job, prepared, &mut outcome)?;
     for directory in &outcome.directories {
         durable::sync_dir(directory)?;
     }
-    run.list(&outcome)?;
-    if let Err(error) = store.add(&outcome.indexes) {
+    // Both only need the file to have its name.
+    let (listed, indexed) = std::thread::scope(|scope| {
+        let indexing = scope.spawn(|| store.add(&outcome.indexes));
+        let listed = run.list(&outcome);
+        (listed, indexing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    listed?;
+    if let Err(error) = indexed {
         (run.observer)(ArchiveEvent::NotIndexed(error.to_string()));
     }
     run.tell(outcome)?;

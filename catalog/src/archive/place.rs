@@ -148,6 +148,51 @@ pub(super) fn prepare(
     Ok(Prepared::Copy(copy, Arrival { entry, inspection }))
 }
 
+/// Makes one file that stays where it is ready for publication, judging it while a copy is written: for when somebody
+/// waits for this one. It is read twice, the second time from memory.
+pub(super) fn prepare_at_once(job: &Job, work: &Work<'_>) -> Result<Prepared, PrepareError> {
+    let Work { layout, options, .. } = work;
+    let Some(open) = OpenWal::open(&job.source)? else { return Ok(Prepared::Gone) };
+    let unreadable = |source| WalError::Read { path: job.source.clone(), source };
+    if matches!(job.file, WalFile::Segment(_))
+        && open.compression == Compression::None
+        && let Some(fault) = fault_of_segment(&open).map_err(unreadable)?
+    {
+        return Ok(Prepared::Unfit(fault));
+    }
+    let metadata = fs::metadata(&job.source).map_err(unreadable)?;
+    let packed = open.compression;
+    let compression = if packed == Compression::None { options.compression } else { packed };
+    let encode = if compression == packed { Compression::None } else { compression };
+    let destination = layout.wal(&job.file);
+    let write = || -> Result<Option<TempFile>, PrepareError> {
+        let Some(open) = OpenWal::open(&job.source)? else { return Ok(None) };
+        let mut copy = copy(open.stored(), &job.source, &destination, encode, options)?;
+        copy.set_metadata(Some(metadata.permissions().mode()), metadata.modified().ok())?;
+        copy.sync()?;
+        Ok(Some(copy))
+    };
+    let (inspected, written) = std::thread::scope(|scope| {
+        let writing = scope.spawn(write);
+        let inspected = inspect(job, 0, open, work, false, &mut Scratch::default());
+        (inspected, writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let inspection = match inspected? {
+        Ok(inspection) => inspection,
+        Err((soundness, note)) => return Ok(Prepared::Refused(soundness, note)),
+    };
+    let Some(copy) = written? else { return Ok(Prepared::Gone) };
+    let size = copy.file().metadata().map_err(|error| copy.failed(Step::Metadata, error))?.len();
+    let entry = WalEntry {
+        file: job.file,
+        size,
+        time: modified_seconds(&metadata).map_err(unreadable)?,
+        compression: (compression != Compression::None).then(|| Cow::Borrowed(compression.name())),
+        encryption: None,
+    };
+    Ok(Prepared::Copy(copy, Arrival { entry, inspection }))
+}
+
 /// Looks at a file before it is archived, and hands its index on. What the archive doesn't admit comes back as the inner
 /// error; `None` is a file about which there is nothing to say.
 fn inspect(

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# wal_restore.sh - recovery through restore_command: single calls, and the replay of all segments from the start of a server on
+# a base backup to the end of recovery. "pg_wal" is the replay of the same segments where they need no fetching.
+#
+#   SEGMENTS   how many   [200]
+. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/segments.sh"
+prepare
+prepare_pgbackrest
+make_segments
+replayed=$BENCH_DIR/replayed
+replay_port=$((port + 100))
+archives() { # fills one archive per tool, once
+    write_conf barkeep "archiver = on"
+    as_user mkdir -p "$BENCH_DIR/home-barkeep/main/incoming"
+    as_user cp -p "$segments"/[0-9A-F]* "$BENCH_DIR/home-barkeep/main/incoming"
+    as_user "$barkeep" -q -c "$BENCH_DIR/barkeep.conf" archive-wal main
+    write_pgbackrest "$data" "compress-type=none"
+    local segment
+    for segment in "$segments"/[0-9A-F]*; do
+        as_user pgbackrest --config="$BENCH_DIR/pgbackrest.conf" --stanza=main archive-push "$segment"
+    done
+}
+command_of() { # tool
+    case $1 in
+    cp) echo "cp $segments/%f %p" ;;
+    barkeep) echo "$barkeep -q -c $BENCH_DIR/barkeep.conf wal-restore --local main %f %p" ;;
+    pgbackrest) echo "pgbackrest --config=$BENCH_DIR/pgbackrest.conf --stanza=main --pg1-path=$replayed --archive-async --process-max=2 --archive-get-queue-max=128MiB archive-get %f %p" ;;
+    pg_wal) echo false ;;
+    esac
+}
+replay() { # tool, run
+    as_user rm -rf "$replayed" "$BENCH_DIR/home-pgbackrest/spool"; as_user mkdir "$BENCH_DIR/home-pgbackrest/spool"
+    as_user cp -a "$base" "$replayed"
+    [ "$1" != pg_wal ] || as_user cp -p "$segments"/[0-9A-F]* "$replayed/pg_wal"
+    as_user touch "$replayed/recovery.signal"
+    as_user sh -c "cat >>'$replayed/postgresql.auto.conf'" <<CONF
+port = $replay_port
+archive_mode = off
+recovery_target_timeline = 'current'
+restore_command = '$(command_of "$1")'
+CONF
+    sync
+    local before=$EPOCHREALTIME
+    as_user "$server_bin/pg_ctl" -s -W -D "$replayed" -l "$replayed/log" start
+    for _ in $(seq 60000); do
+        grep -q -e 'archive recovery complete' -e 'database system is shut down' "$replayed/log" 2>/dev/null && break
+        sleep 0.01
+    done
+    local after=$EPOCHREALTIME
+    grep -q 'archive recovery complete' "$replayed/log" || die "$1: recovery did not end; see $replayed/log"
+    as_user "$server_bin/pg_ctl" -s -m immediate -D "$replayed" stop
+    [ "$1" = pg_wal ] || [ "$(grep -c 'restored log file' "$replayed/log")" -ge "$SEGMENTS" ] || die "$1 restored too few files"
+    record wal-replay "$1" "$2" "$(awk -v a="$before" -v b="$after" 'BEGIN { printf "%.3f", b - a }')" 0 0 0
+}
+single() { # tool, run: each call after the last, the next segments being prefetched meanwhile
+    local got=$BENCH_DIR/got; as_user rm -rf "$got" "$BENCH_DIR/home-pgbackrest/spool"; as_user mkdir -p "$got/pg_wal" "$BENCH_DIR/home-pgbackrest/spool"
+    local words
+    case $1 in
+    cp) words=(cp %p "$got/pg_wal/RECOVERYXLOG") ;;
+    barkeep) words=("$barkeep" -q -c "$BENCH_DIR/barkeep.conf" wal-restore --local -p 2 main %f "$got/pg_wal/RECOVERYXLOG") ;;
+    pgbackrest) words=(pgbackrest --config="$BENCH_DIR/pgbackrest.conf" --stanza=main --archive-async --process-max=2 --archive-get-queue-max=128MiB archive-get %f "$got/pg_wal/RECOVERYXLOG") ;;
+    start) words=("$barkeep" --version) ;;
+    esac
+    # A pause between calls stands for the replay of a segment.
+    (cd "$BENCH_DIR" && "${user_words[@]}" "$compare_dir/latency.py" run "$results/wal-restore.txt" "$1" "$2" "$segments" "$SEGMENTS" sh -c 'sleep 0.05; exec "$@"' sh "${words[@]}")
+    as_user rm -rf "$got"
+}
+archives
+: >"$results/wal-restore.txt"; : >"$results/wal-replay.tsv"; [ "$(id -u)" != 0 ] || chown "$bench_user" "$results/wal-restore.txt"
+for number in $(seq "$RUNS"); do
+    for tool in $(rotate "$number" start cp barkeep pgbackrest); do single "$tool" "$number"; done
+    for tool in $(rotate "$number" pg_wal cp barkeep pgbackrest); do replay "$tool" "$number"; done
+done
+as_user rm -rf "$replayed" "$BENCH_DIR/home-barkeep" "$BENCH_DIR/home-pgbackrest"
+printf '\n### One restore_command call, 50 ms after the last (the pause is in the figures)\n\n'
+"$compare_dir/latency.py" summary "$results/wal-restore.txt" pgbackrest
+printf '\n### Replay of %s segments, PostgreSQL %s\n\n' "$SEGMENTS" "$PG_MAJOR"
+"$compare_dir/summary.py" "$results/wal-replay.tsv" pg_wal
