@@ -38,6 +38,7 @@ mod setup;
 mod stored;
 mod support;
 mod switch_wal;
+mod tutorial;
 mod verify_backup;
 mod wal;
 mod wal_archive;
