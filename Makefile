@@ -43,8 +43,8 @@ docs: ## the crates' documentation, warnings denied
 bench: ## paired runs against Barman and PostgreSQL's own tools (see benches/README.md)
 	benches/run.sh
 
-fuzz: ## a minute of each fuzz target (needs nightly and cargo-fuzz)
-	fuzz/run.sh
+fuzz: ## each fuzz target for TIME=60 seconds: libFuzzer on nightly, random changes on stable
+	TIME=$(TIME) fuzz/run.sh
 
 clean: ## remove what was built
 	cargo clean

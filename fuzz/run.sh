@@ -1,24 +1,42 @@
 #!/usr/bin/env bash
-# run.sh - a short run of every fuzz target, or a long one of some.
+# run.sh - fuzzes every target, or those that are named.
 #
-# usage: fuzz/run.sh [target...]
+# usage: fuzz/run.sh [--smoke] [target...]
 #
-#   FUZZ_SECONDS   for each target   [60]
+#   TIME   seconds for each target (also FUZZ_SECONDS)   [60, or 2 with --smoke]
 #
-# Needs a nightly toolchain and cargo-fuzz: cargo install cargo-fuzz --locked
+# With a nightly compiler it runs libFuzzer by cargo-fuzz (installed if missing), which learns from what its inputs reach. With
+# --smoke, or where there is no nightly, the stable compiler runs the same targets on the corpus and on inputs changed at random.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo fuzz --version >/dev/null 2>&1 || { echo "no cargo-fuzz: cargo install cargo-fuzz --locked" >&2; exit 1; }
-rustup toolchain list 2>/dev/null | grep -q nightly || { echo "no nightly compiler: rustup toolchain install nightly" >&2; exit 1; }
+smoke=
+[ "${1:-}" != --smoke ] || { smoke=1; shift; }
+rustup toolchain list 2>/dev/null | grep -q nightly || {
+    [ -n "$smoke" ] || echo "no nightly compiler (rustup toolchain install nightly): random changes only" >&2
+    smoke=${smoke:-instead}
+}
+seconds=${TIME:-${FUZZ_SECONDS:-}}
+[ -n "$seconds" ] || { [ "$smoke" = 1 ] && seconds=2 || seconds=60; }
 
-# Real WAL teaches the fuzzer more than any patience; without servers it does without.
-[ -n "$(ls fuzz/corpus/records/13-* 2>/dev/null)" ] ||
-    FUZZ_CORPUS=$PWD/fuzz/corpus cargo test --quiet -p pgwal --test it seeds >/dev/null || echo "no seeds of real WAL" >&2
+# Small texts to begin with; and real WAL, which teaches more than any patience. Without servers it does without.
+mkdir -p fuzz/corpus
+cp -r fuzz/seeds/. fuzz/corpus/
+if [ "$smoke" != 1 ] && [ -z "$(ls fuzz/corpus/records/13-* 2>/dev/null)" ]; then
+    FUZZ_CORPUS=$PWD/fuzz/corpus cargo test --quiet -p pgwal --all-features --test it seeds >/dev/null || echo "no seeds of real WAL" >&2
+fi
 
+if [ -n "$smoke" ]; then
+    # In the workspace's directory, where most of what it is made of has been built.
+    export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+    cargo build --quiet --locked --manifest-path fuzz/Cargo.toml --no-default-features --bin smoke
+    exec "$CARGO_TARGET_DIR/debug/smoke" "$seconds" fuzz/corpus "$@"
+fi
+
+cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
 targets=("$@")
-[ $# -gt 0 ] || mapfile -t targets < <(cargo +nightly fuzz list)
+[ $# -gt 0 ] || mapfile -t targets < <(cargo +nightly fuzz list | grep -vx smoke)
 for target in "${targets[@]}"; do
     printf '=== %s\n' "$target"
-    cargo +nightly fuzz run "$target" -- -max_total_time="${FUZZ_SECONDS:-60}" -max_len=65536 -timeout=20 -rss_limit_mb=1024
+    cargo +nightly fuzz run "$target" -- -max_total_time="$seconds" -max_len=65536 -timeout=20 -rss_limit_mb=1024
 done

@@ -1,12 +1,4 @@
-//! A hostile backup manifest: no panic, bounded memory.
+//! See `src/manifest.rs`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|manifest: &[u8]| {
-    let mut files = 0_u64;
-    let read = pgbase::manifest::read(manifest, |_| files += 1);
-    if let Ok(facts) = read {
-        assert_eq!(facts.files, files);
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| barkeep_fuzz::manifest::run(data));

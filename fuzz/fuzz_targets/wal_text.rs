@@ -1,21 +1,4 @@
-//! Names and small texts that come from servers, archives and users: what is parsed is printed as it was.
+//! See `src/wal_text.rs`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use pgwal::{BackupLabel, History, Lsn, SegmentName, TimelineId, WalFile};
-
-fuzz_target!(|text: &str| {
-    if let Ok(name) = text.parse::<SegmentName>() {
-        assert_eq!(name.to_string(), text);
-    }
-    if let Ok(lsn) = text.parse::<Lsn>() {
-        assert_eq!(lsn.to_string().parse::<Lsn>().ok(), Some(lsn));
-    }
-    if let Ok(file) = text.parse::<WalFile>() {
-        assert_eq!(file.to_string(), text);
-    }
-    if let Some(timeline) = TimelineId::new(2) {
-        let _ = History::parse(timeline, text.as_bytes());
-    }
-    let _ = BackupLabel::parse(text.as_bytes());
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| barkeep_fuzz::wal_text::run(data));

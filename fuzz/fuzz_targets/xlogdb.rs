@@ -1,16 +1,4 @@
-//! A damaged list of WAL files, and the literals of Python in Barman's files.
+//! See `src/xlogdb.rs`.
 #![no_main]
 
-use barkeep_catalog::literal::Literal;
-use barkeep_catalog::xlogdb::{self, WalEntry};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|file: &[u8]| {
-    for entry in xlogdb::parse(file).entries {
-        assert_eq!(WalEntry::parse(&entry.to_string()), Some(entry));
-    }
-    let Ok(text) = std::str::from_utf8(file) else { return };
-    if let Ok(literal) = Literal::parse(text) {
-        assert_eq!(Literal::parse(&literal.to_string()).ok(), Some(literal));
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| barkeep_fuzz::xlogdb::run(data));

@@ -14,6 +14,9 @@ pub enum ImageError {
     /// This build doesn't have the method.
     #[error("page images compressed with {} can't be read by this build", .0.name())]
     NotBuilt(ImageCompression),
+    /// The hole reaches beyond the page. Images that [`Parts`](crate::Parts) has read have no such.
+    #[error("the hole in the page image reaches beyond the page")]
+    Hole,
 }
 
 /// A page of a relation.
@@ -33,6 +36,9 @@ impl Image {
         page.fill(0);
         let hole =
             usize::from(self.hole_offset)..usize::from(self.hole_offset) + usize::from(self.hole_length);
+        if hole.end > usize::from(BLOCK_BYTES) {
+            return Err(ImageError::Hole);
+        }
         let bytes = usize::from(BLOCK_BYTES) - hole.len();
         match self.compression {
             None => page[..bytes].copy_from_slice(stored.get(..bytes).ok_or(ImageError::NotKept)?),
@@ -165,6 +171,18 @@ mod tests {
         check(ImageCompression::Pglz, &[0b10, b'a', 0x06, 0x01], b"aaaaaaaaaa");
         // One literal, a match of distance 1 and length 4, then five literals.
         check(ImageCompression::Lz4, &[0x10, b'a', 1, 0, 0x50, b'b', b'c', b'd', b'e', b'f'], b"aaaaabcdef");
+    }
+
+    #[test]
+    fn a_hole_beyond_the_page_is_refused() {
+        use crate::record::{Record, RecordHeader};
+        use crate::{Lsn, WalVersion};
+        let image =
+            Image { stored: 0..0, hole_offset: 8000, hole_length: 9000, apply: true, compression: None };
+        let header = RecordHeader { total_bytes: 0, xid: 0, prev: Lsn::INVALID, info: 0, rmid: 0, crc: 0 };
+        let version = WalVersion::V18;
+        let record = Record { lsn: Lsn::INVALID, end: Lsn::INVALID, version, header, bytes: &[] };
+        assert_eq!(image.restore(&record, &mut [0; 8192]), Err(ImageError::Hole));
     }
 
     #[test]

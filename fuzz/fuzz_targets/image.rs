@@ -1,0 +1,4 @@
+//! See `src/image.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| barkeep_fuzz::image::run(data));

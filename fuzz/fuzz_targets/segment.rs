@@ -1,0 +1,4 @@
+//! See `src/segment.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| barkeep_fuzz::segment::run(data));
