@@ -183,10 +183,8 @@ impl WindowJudge {
 /// The newest backup of each period stands for it. One that does not count stands for nothing, and stays as long as the
 /// period it may belong to has no other.
 fn next_of_calendar(zone: &TimeZone, periods: &mut [PeriodJudge], ended: Ended, counts: bool) -> Finding {
-    let keys = match ended {
-        Ended::At(end) => Some(end.to_zoned(zone.clone())),
-        Ended::Unknown(_) => None,
-    };
+    // One that cannot be dated is taken for as new as it can be, so that it takes no place from one that can.
+    let keys = ended.latest().map(|end| end.to_zoned(zone.clone()));
     let mut ground = None;
     for judge in periods.iter_mut().filter(|judge| judge.seen < judge.wanted) {
         let key = keys.as_ref().map(|zoned| key_of(judge.period, zoned));
