@@ -20,6 +20,9 @@ use crate::output::Output;
 /// The form of a line, by Python's `logging` conventions, unless `log_format` says otherwise.
 const DEFAULT_FORMAT: &str = "%(asctime)s [%(process)s] %(name)s %(levelname)s: %(message)s";
 
+/// The word for one JSON object a line instead.
+const JSON_FORMAT: &str = "json";
+
 /// Starts logging to `log_file`; without one, to standard error under `-d`, else nowhere.
 ///
 /// A log file that can't be written is told in a warning and no reason to fail: a backup is worth more than its log.
@@ -32,8 +35,10 @@ pub(crate) fn start(global: &Global, level: Option<LogLevel>, debug: bool, outpu
             LevelFilter::INFO
         }),
     };
-    let format =
-        LineFormat { template: global.log_format.clone().unwrap_or_else(|| DEFAULT_FORMAT.to_owned()) };
+    let format = match global.log_format.as_deref() {
+        Some(JSON_FORMAT) => LineFormat::Json,
+        other => LineFormat::Template(other.unwrap_or(DEFAULT_FORMAT).to_owned()),
+    };
     let builder = tracing_subscriber::fmt().with_max_level(filter).with_ansi(false).event_format(format);
     // Setting the subscriber fails only when there is one already, in tests.
     match &global.log_file {
@@ -76,10 +81,13 @@ fn parse_level(text: &str) -> Option<LevelFilter> {
     })
 }
 
-/// Writes lines by a template of Python's `logging`.
+/// How lines are written.
 #[derive(Debug)]
-struct LineFormat {
-    template: String,
+enum LineFormat {
+    /// By a template of Python's `logging`.
+    Template(String),
+    /// As JSON objects.
+    Json,
 }
 
 impl<S, N> FormatEvent<S, N> for LineFormat
@@ -106,7 +114,11 @@ where
         context.field_format().format_fields(Writer::new(&mut message), event)?;
         let level = *event.metadata().level();
         let name = event.metadata().target().replace("::", ".");
-        writer.write_str(&line(&self.template, jiff::Zoned::now(), &name, level, &message))?;
+        let now = jiff::Zoned::now();
+        writer.write_str(&match self {
+            LineFormat::Template(template) => line(template, now, &name, level, &message),
+            LineFormat::Json => json_line(&now, &name, level, &message),
+        })?;
         writer.write_char('\n')
     }
 }
@@ -143,6 +155,18 @@ fn line(template: &str, now: jiff::Zoned, name: &str, level: Level, message: &st
     }
     line.push_str(rest);
     line
+}
+
+/// A line as a JSON object: time with offset, process, name, level, message.
+fn json_line(now: &jiff::Zoned, name: &str, level: Level, message: &str) -> String {
+    serde_json::json!({
+        "time": now.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string(),
+        "process": std::process::id(),
+        "name": name,
+        "level": level_name(level),
+        "message": message,
+    })
+    .to_string()
 }
 
 fn level_name(level: Level) -> &'static str {
@@ -219,6 +243,16 @@ mod tests {
     fn lines_follow_pythons_template() {
         check(DEFAULT_FORMAT, "2026-11-22 10:15:39,411 [PID] barkeep.command WARNING: 100% done");
         check("%(levelname)s %% %(thread)d %(message)s %", "WARNING % %(thread)s 100% done %");
+    }
+
+    #[test]
+    fn lines_may_be_json() {
+        let now: jiff::Zoned = "2026-11-22T10:15:39.411+02:00[+02:00]".parse().unwrap();
+        let line = json_line(&now, "barkeep.command", Level::INFO, "one \"two\"\nthree");
+        assert!(!line.contains('\n'));
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(object["time"], "2026-11-22T10:15:39.411+02:00");
+        assert_eq!((&object["level"], &object["message"]), (&"INFO".into(), &"one \"two\"\nthree".into()));
     }
 
     #[test]

@@ -30,7 +30,10 @@ pub use archive::{CheckArchivedWalRangeArgs, CheckWalArchiveArgs, PutWalArgs};
 pub use backup::{BackupArgs, ReuseBackup};
 pub use daemon::DaemonArgs;
 pub use drill::{DrillArgs, DrillTarget};
-pub use inspect::{ConfigSwitchArgs, ConfigUpdateArgs, DiagnoseArgs};
+pub use inspect::{
+    ClientsSource, ClientsTarget, ConfigSwitchArgs, ConfigUpdateArgs, DiagnoseArgs, FilesTarget, InitArgs,
+    ListFilesArgs, ReplicationStatusArgs,
+};
 pub use processes::TerminateProcessArgs;
 pub use restore::{RestoreArgs, TablespaceMapping};
 pub use retention::{KeepArgs, KeepTarget, RetentionArgs};
@@ -180,9 +183,13 @@ pub enum Command {
     InstallLinks(InstallLinksArgs),
     /// Protect a backup from retention and deletion, or let it go again
     Keep(KeepArgs),
+    /// Look at a server, and write what it takes to back it up
+    Init(InitArgs),
     /// List backups
     #[command(alias = "list-backup")]
     ListBackups(ListBackupsArgs),
+    /// List the files of a backup, and the WAL that belongs to it
+    ListFiles(ListFilesArgs),
     /// List the processes that are at work on a server
     #[command(alias = "list-process")]
     ListProcesses(ServerArgs),
@@ -199,6 +206,8 @@ pub enum Command {
     RebuildXlogdb(ServersArgs),
     /// Receive WAL from a server as it is written
     ReceiveWal(ReceiveWalArgs),
+    /// Show who streams WAL from servers
+    ReplicationStatus(ReplicationStatusArgs),
     /// Restore a backup to a directory, ready to recover to a chosen moment
     #[command(alias = "recover")]
     Restore(Box<RestoreArgs>),

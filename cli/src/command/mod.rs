@@ -25,8 +25,10 @@ pub mod diagnose;
 pub mod drill;
 pub mod generate_manifest;
 pub mod get_wal;
+pub mod init;
 pub mod keep;
 pub mod list_backups;
+pub mod list_files;
 pub mod list_servers;
 pub mod processes;
 pub mod put_wal;
@@ -34,6 +36,7 @@ pub mod rebuild_xlogdb;
 pub mod receive_wal;
 mod remote;
 mod remote_values;
+pub mod replication_status;
 mod restart;
 pub mod restore;
 pub mod retention;
@@ -74,12 +77,15 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::Diagnose(args) => diagnose::run(context, args),
         Command::GetWal(args) => get_wal::run(context, args),
         Command::Keep(args) => keep::run(context, args),
+        Command::Init(args) => init::run(context, args),
         Command::ListBackups(args) => list_backups::run(context, args),
+        Command::ListFiles(args) => list_files::run(context, args),
         Command::ListProcesses(args) => processes::list(context, args),
         Command::LockDirectoryCleanup => processes::clean_locks(context),
         Command::PutWal(args) => put_wal::run(context, args),
         Command::RebuildXlogdb(args) => rebuild_xlogdb::run(context, args),
         Command::ReceiveWal(args) => receive_wal::run(context, args),
+        Command::ReplicationStatus(args) => replication_status::run(context, args),
         Command::Restore(args) => restore::run(context, args),
         Command::Retention(args) => retention::run(context, args),
         Command::ShowBackup(args) => show_backup::run(context, args),

@@ -3,6 +3,7 @@
 //! Everything is asked in one go and kept as plain facts, for `check`, `status` and `show-servers` to judge and to print.
 //! What can't be had (a privilege is missing, the server is down) is absent, and does not keep the rest from being known.
 
+pub mod replication;
 mod sql;
 
 use std::future::Future;
@@ -192,6 +193,13 @@ async fn ask_sql(conninfo: Result<ConnInfo, CommandError>, slot: Option<String>)
     let conninfo = conninfo.map_err(|error| error.to_string())?;
     let client = pgwal::sql::connect(&conninfo).await.map_err(|error| chain(&error))?;
     sql::ask(&client, slot.as_deref()).await.map_err(|error| chain(&error))
+}
+
+/// Everything that a server says by SQL, to a client that is connected already.
+pub(crate) async fn ask_by_sql(
+    client: &pgwal::sql::tokio_postgres::Client,
+) -> Result<Sql, pgwal::sql::tokio_postgres::Error> {
+    sql::ask(client, None).await
 }
 
 async fn ask_streaming(conninfo: Result<ConnInfo, CommandError>) -> Result<Streaming, String> {

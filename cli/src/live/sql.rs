@@ -109,12 +109,13 @@ impl Sql {
         SegmentSize::new(self.setting("wal_segment_size")?.parse().ok()?)
     }
 
-    /// The segment being written; none on a standby.
+    /// The segment being written; none on a standby. At its very end it is still the one that ends there, as Barman and
+    /// PostgreSQL before 17 have it.
     pub fn current_segment(&self) -> Option<SegmentName> {
         if self.in_recovery {
             return None;
         }
-        Some(SegmentName::at(self.timeline?, self.position?, self.segment_size()?))
+        Some(SegmentName::ending_at(self.timeline?, self.position?, self.segment_size()?))
     }
 
     /// Whether an `archive_command` or `archive_library` is set.

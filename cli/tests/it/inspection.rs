@@ -388,3 +388,40 @@ fn barman_lists_a_backup_that_has_only_just_begun() {
     let listed = barman(&home, &["list-backups", "main"]).success().stdout;
     assert!(listed.starts_with(&format!("main {} - F - EMPTY\n", info.id)), "{listed}");
 }
+
+#[test]
+fn lists_the_files_that_barman_lists() {
+    require_barman!();
+    let home = varied_home();
+    let data = home.join("main/base/20261101T101539/data");
+    for directory in ["base/1", "base/5", "pg_wal/empty", "a b"] {
+        std::fs::create_dir_all(data.join(directory)).unwrap();
+    }
+    for file in ["PG_VERSION", "base/1/112", "base/1/1259", "base/5/z", "a b/it's \u{fc}"] {
+        std::fs::write(data.join(file), "x").unwrap();
+    }
+    std::os::unix::fs::symlink("/nowhere", data.join("broken")).unwrap();
+    std::os::unix::fs::symlink("/tmp", data.join("linked")).unwrap();
+    // Barman leaves out histories that were archived after the next backup.
+    let without_histories = |run: &Run| -> Vec<String> {
+        run.stdout.lines().filter(|line| !line.ends_with(".history")).map(str::to_owned).collect()
+    };
+    for (backup, target, more) in [
+        ("20261101T101539", "standalone", &["--list-empty-directories"][..]),
+        ("20261101T101539", "data", &[]),
+        ("20261101T101539", "wal", &[]),
+        ("20261102T101539", "full", &[]),
+        ("20261102T101539", "standalone", &[]),
+        ("latest", "full", &[]),
+    ] {
+        let arguments = [&["list-files", "main", backup, "--target", target], more].concat();
+        let (theirs, ours) = (barman(&home, &arguments).success(), home.run(&arguments).success());
+        assert_eq!(without_histories(&ours), without_histories(&theirs), "{arguments:?}");
+        if backup == "latest" || target == "data" {
+            assert_eq!(ours.stdout, theirs.stdout, "{arguments:?}");
+            let (theirs, ours) = both(&home, &arguments);
+            assert_eq!(ours, theirs, "{arguments:?}");
+        }
+    }
+    home.run(["list-files", "main", "nothing"]).fails_with_one_line(1, &["Unknown backup 'nothing'"]);
+}
