@@ -15,6 +15,7 @@ mod end_of_wal;
 mod hosts;
 mod images;
 mod index;
+mod rare;
 #[cfg(feature = "replication")]
 mod receive;
 mod seeds;
