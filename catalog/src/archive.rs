@@ -24,7 +24,7 @@ use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use barkeep_transport::codec::{Compression, Level};
@@ -51,6 +51,8 @@ pub use reindex::{Indexed, index_archive};
 const BATCH_FILES_MAX: usize = 64;
 /// Most threads that compress at once.
 const WORKERS_MAX: usize = 16;
+/// How many threads wait for fsyncs at once: the disk takes several at a time.
+const SYNCERS: usize = 4;
 /// How long the archive's lock is waited for after hooks have run.
 const HOOKS_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a name for a rejected file is tried, a second later each time.
@@ -285,10 +287,12 @@ impl Run<'_> {
         let directory = self.layout.wal_directory(&job.file);
         match prepared {
             Ok(Prepared::Copy(copy, arrival)) => {
+                self.make_room(job, &arrival, outcome)?;
                 copy.publish_new_unsynced()?;
                 outcome.published(job, directory, arrival);
             }
             Ok(Prepared::Link(source, arrival)) => {
+                self.make_room(job, &arrival, outcome)?;
                 let destination = self.layout.wal(&job.file);
                 match durable::link_unsynced(&source, &destination) {
                     Ok(()) => outcome.published(job, directory, arrival),
@@ -330,6 +334,20 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Moves a damaged file of the archive away, for a sound one that is about to get its name. A crash in between leaves
+    /// the sound one where it was, and the next run goes on.
+    fn make_room(&self, job: &Job, arrival: &Arrival, outcome: &mut Batch<'_>) -> Result<(), ArchiveError> {
+        if !arrival.replaces {
+            return Ok(());
+        }
+        let (path, errors) = (self.layout.wal(&job.file), &self.layout.errors);
+        let name = OsString::from(job.file.to_string());
+        let moved_to = move_to_errors(&path, &name, "damaged", errors, self.now)?
+            .ok_or_else(|| ArchiveError::NoName { path: path.clone(), errors: errors.clone() })?;
+        outcome.replaced.push((job.file, moved_to));
+        Ok(())
+    }
+
     /// Appends the lines of what is new, and of what a crash left without one.
     fn list(&self, outcome: &Batch<'_>) -> Result<(), ArchiveError> {
         if outcome.entries.is_empty() && outcome.already.is_empty() {
@@ -346,8 +364,30 @@ impl Run<'_> {
             }
             lines.sort_by_cached_key(|entry| entry.file.to_string());
         }
+        // A damaged file made room for one of these, now or before a crash: its line goes.
+        if !outcome.replaced.is_empty() || self.made_room_for(&lines) {
+            let mut all = list.read()?.entries;
+            all.retain(|entry| lines.iter().all(|line| line.file != entry.file));
+            all.extend(lines);
+            list.replace(&all)?;
+            return Ok(());
+        }
         list.append(&lines)?;
         Ok(())
+    }
+
+    /// Whether `errors/` holds a damaged file of the name of one of these.
+    fn made_room_for(&self, lines: &[WalEntry]) -> bool {
+        let names = fs::read_dir(&self.layout.errors).into_iter().flatten();
+        let damaged: Vec<String> = names
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name.ends_with(".damaged"))
+            .collect();
+        !damaged.is_empty()
+            && lines.iter().any(|line| {
+                let name = line.file.to_string();
+                damaged.iter().any(|damaged| damaged.starts_with(&name))
+            })
     }
 
     fn tell(&mut self, outcome: Batch<'_>) -> Result<(), ArchiveError> {
@@ -372,6 +412,9 @@ impl Run<'_> {
                 hooked.push((entry, path, None));
             }
             (self.observer)(ArchiveEvent::AlreadyArchived(job.file));
+        }
+        for (file, moved_to) in outcome.replaced {
+            (self.observer)(ArchiveEvent::Healed { file, moved_to });
         }
         for (path, reason) in outcome.left {
             self.report.left += 1;
@@ -418,13 +461,15 @@ struct Batch<'j> {
     /// Whose sources have done their service.
     done: Vec<&'j Job>,
     rejected: Vec<(&'j Job, Rejection)>,
+    /// Damaged files that made room for sound ones, and where they are now.
+    replaced: Vec<(WalFile, PathBuf)>,
     indexes: Vec<(Facts, Option<Arc<SegmentIndex>>)>,
     left: Vec<(PathBuf, String)>,
 }
 
 impl<'j> Batch<'j> {
     fn published(&mut self, job: &'j Job, directory: PathBuf, arrival: Arrival) {
-        let Arrival { entry, inspection } = arrival;
+        let Arrival { entry, inspection, .. } = arrival;
         self.directories.insert(directory);
         if let (WalFile::Segment(segment), Some(inspection)) = (entry.file, inspection) {
             self.indexes.push((Facts::of(segment, &inspection, entry.size), inspection.index));
@@ -451,11 +496,44 @@ fn prepare_all(
         _ => None,
     });
     let work = Work { layout, options, cluster, chain: Chain::new(layout, store, segments.collect()) };
-    each_of(jobs.len(), options.workers, |place, scratch| {
+    let prepare = |place: usize, scratch: &mut Scratch| {
         let prepared = place::prepare(&jobs[place], place, &work, scratch);
         work.chain.post(place, None);
         prepared
-    })
+    };
+    if jobs.len() == 1 {
+        return vec![sync(prepare(0, &mut Scratch::default()))];
+    }
+    // Threads that compress hand on to threads that wait for the disk.
+    let (to_sync, syncing) = mpsc::channel();
+    let syncing = Mutex::new(syncing);
+    let synced = Mutex::new(Vec::with_capacity(jobs.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..SYNCERS.min(jobs.len()) {
+            scope.spawn(|| {
+                loop {
+                    let next = syncing.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok((place, prepared)) = next else { return };
+                    let outcome = (place, sync(prepared));
+                    synced.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+                }
+            });
+        }
+        let handed_on = each_of(jobs.len(), options.workers, |place, scratch| {
+            // The receiver lives as long as this scope.
+            let _ = to_sync.send((place, prepare(place, scratch)));
+        });
+        drop((to_sync, handed_on));
+    });
+    let mut synced: Vec<(usize, _)> = synced.into_inner().unwrap_or_else(PoisonError::into_inner);
+    synced.sort_by_key(|(place, _)| *place);
+    synced.into_iter().map(|(_, prepared)| prepared).collect()
+}
+
+fn sync(prepared: Result<Prepared, PrepareError>) -> Result<Prepared, PrepareError> {
+    let mut prepared = prepared?;
+    prepared.sync()?;
+    Ok(prepared)
 }
 
 /// Does `work` for each place from 0 to `count`, with as many threads as are worth it, which take the places in order; the

@@ -1,10 +1,8 @@
 //! What is missing in the archive.
 
-use std::collections::BTreeSet;
-
 use pgwal::{History, Lsn, SegmentName, SegmentSize, TimelineId, WalFile};
 
-use crate::{Layout, wal};
+use crate::{Backups, Catalog, CatalogError, Keep, Layout, wal, xlogdb};
 
 /// Most segments that a range may have, so that a wrong name does not cost an hour: 16 TiB of WAL in the usual segments.
 pub const RANGE_SEGMENTS_MAX: u64 = 1 << 20;
@@ -28,6 +26,48 @@ impl Gap {
             segment.next(size).filter(|next| *next <= last)
         })
     }
+}
+
+/// Finds what recovery would miss: between the segments that are archived, from the oldest backup on that is kept for
+/// recovery; of backups that are kept for themselves, within their own WAL. By the files, not by the list. What has arrived and is
+/// not archived yet is not missing. The segment size comes with it; `None` when there is neither backup nor WAL.
+///
+/// # Errors
+/// When the archive or an annotation can't be read.
+pub fn find(catalog: &Catalog, backups: &Backups) -> Result<Option<(Vec<Gap>, SegmentSize)>, CatalogError> {
+    let layout = catalog.layout();
+    let newest = backups.iter().next_back().map(|backup| backup.segment_size);
+    let Some(size) = (match newest {
+        Some(size) => Some(size),
+        None => wal::archive_segment_size(layout)?,
+    }) else {
+        return Ok(None);
+    };
+    let present = xlogdb::archived_segments(layout)?;
+    let mut gaps = Vec::new();
+    let mut from = None;
+    for backup in backups.iter().filter(|backup| backup.status.is_usable()) {
+        let (Some(begin), Some(end)) = (backup.begin_wal, backup.end_wal) else { continue };
+        if catalog.kept(backup.id)?.map(|kept| kept.keep) != Some(Keep::Standalone) {
+            from = begin.first_lsn(size);
+            break;
+        }
+        // A backup that still waits has its own way of telling.
+        if backup.status == crate::Status::Done && begin.timeline() == end.timeline() {
+            let within = |segment: &&SegmentName| (begin..=end).contains(*segment);
+            let mut own: Vec<SegmentName> = present.iter().filter(within).copied().collect();
+            // The ends count as there, so that what is missing lies between; if they are not, they are looked for below.
+            own.extend([begin.previous(size), end.next(size)].into_iter().flatten());
+            own.sort_unstable();
+            own.dedup();
+            gaps.extend(gaps_in(&own, size, begin.first_lsn(size), |_| None));
+        }
+    }
+    if from.is_some() || backups.iter().all(|backup| !backup.status.is_usable()) {
+        let history = |timeline| wal::history(layout, timeline).ok().flatten();
+        gaps.extend(gaps_in(&present, size, from, history));
+    }
+    Ok(Some((not_on_the_way(layout, gaps, size), size)))
 }
 
 /// A range of segments that can't be looked through.
@@ -72,10 +112,10 @@ pub fn missing_between(
     Ok(all.filter(|segment| !layout.wal(&WalFile::Segment(*segment)).exists()).collect())
 }
 
-/// The gaps in a set of segments: between the first and the last of each timeline, and where a timeline begins at the end
+/// The gaps in a set of segments, which are in order: between the first and the last of each timeline, and where a timeline begins at the end
 /// of another, of which `history` tells. Segments before `from`, by position, are not looked for.
 pub fn gaps_in(
-    present: &BTreeSet<SegmentName>,
+    present: &[SegmentName],
     size: SegmentSize,
     from: Option<Lsn>,
     mut history: impl FnMut(TimelineId) -> Option<History>,
@@ -103,7 +143,7 @@ fn first_of(
     size: SegmentSize,
     history: &mut impl FnMut(TimelineId) -> Option<History>,
     from: Option<Lsn>,
-    present: &BTreeSet<SegmentName>,
+    present: &[SegmentName],
 ) -> Option<SegmentName> {
     let timeline = segment.timeline();
     let from = from.map(|from| SegmentName::at(timeline, from, size));
@@ -175,7 +215,7 @@ mod tests {
     /// Gaps as timeline, first and last number.
     #[track_caller]
     fn check(present: &[(u32, u64)], from: Option<u64>, expected: &[(u32, u64, u64)]) {
-        let present = present.iter().map(|(timeline, number)| segment(*timeline, *number)).collect();
+        let present: Vec<_> = present.iter().map(|(timeline, number)| segment(*timeline, *number)).collect();
         let history = |timeline: TimelineId| {
             let switch = format!("1\t0/{:X}\tno reason\n", 5 * SIZE.bytes() + 64);
             (timeline.as_u32() == 2).then(|| History::parse(timeline, switch.as_bytes()).unwrap())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use pgwal::index::{IndexOptions, Indexer};
 use pgwal::page::{LONG_HEADER_BYTES, LongHeader, PageHeader, identify_segment};
 use pgwal::{Fault, FaultKind, SegmentName, SegmentSize};
-use sha2::{Digest, Sha256};
+use twox_hash::XxHash3_128;
 
 pub use pgwal::index::SegmentIndex;
 
@@ -18,8 +18,8 @@ const PIECE_BYTES: usize = 256 << 10;
 /// The versions whose WAL can be judged.
 const KNOWN_VERSIONS: std::ops::RangeInclusive<u32> = 13..=18;
 
-/// A SHA-256 hash.
-pub type Hash = [u8; 32];
+/// An XXH3 hash of 128 bits, big-endian: against decay, not against forgery.
+pub type Hash = [u8; 16];
 
 /// How sound a segment is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,13 +79,12 @@ pub struct Inspection {
 }
 
 /// Looks at the bytes of one segment as they pass by.
-#[derive(Debug)]
 pub struct Inspector {
     segment: SegmentName,
     cluster: Option<Cluster>,
     before: Option<Arc<SegmentIndex>>,
     judge: bool,
-    hash: Sha256,
+    hash: XxHash3_128,
     bytes: u64,
     size: Option<SegmentSize>,
     stage: Stage,
@@ -98,6 +97,15 @@ enum Stage {
     Decided(Soundness, String),
     /// Something is wrong: it has to be read again.
     Doubtful,
+}
+
+impl std::fmt::Debug for Inspector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inspector")
+            .field("segment", &self.segment)
+            .field("stage", &self.stage)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Inspector {
@@ -115,7 +123,7 @@ impl Inspector {
             cluster,
             before: None,
             judge,
-            hash: Sha256::new(),
+            hash: XxHash3_128::new(),
             bytes: 0,
             size: None,
             stage: Stage::Doubtful,
@@ -151,7 +159,7 @@ impl Inspector {
 
     /// Takes in the next bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
-        self.hash.update(bytes);
+        self.hash.write(bytes);
         self.bytes += bytes.len() as u64;
         if let Stage::Reading(indexer) = &mut self.stage
             && indexer.feed(bytes).is_err()
@@ -269,7 +277,7 @@ impl Inspector {
         index: Option<SegmentIndex>,
         chained: bool,
     ) -> Inspection {
-        let (index, hash) = (index.map(Arc::new), self.hash.finalize().into());
+        let (index, hash) = (index.map(Arc::new), self.hash.finish_128().to_be_bytes());
         Inspection { soundness, note, index, chained, bytes: self.bytes, hash }
     }
 

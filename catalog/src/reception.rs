@@ -282,7 +282,7 @@ impl<'a> Reception<'a> {
     fn accept_one(&self, received: Received) -> Result<Receipt, ReceiveError> {
         let Received { file, mut temporary, soundness, note, .. } = received;
         loop {
-            match self.compare(file, &temporary)? {
+            match self.compare(file, &temporary, soundness)? {
                 Some((_, true)) => {
                     return Ok(Receipt { file, accepted: Accepted::Same, note: String::new() });
                 }
@@ -305,13 +305,23 @@ impl<'a> Reception<'a> {
         }
     }
 
-    /// Whether a file of that name is there, and whether it has the same content.
-    fn compare(&self, file: WalFile, new: &TempFile) -> Result<Option<(PathBuf, bool)>, ReceiveError> {
+    /// Whether a file of that name is there, and whether it has the same content. An archived segment that is known to be
+    /// damaged does not count, when a sound one comes: the archiver will put that in its place.
+    fn compare(
+        &self,
+        file: WalFile,
+        new: &TempFile,
+        soundness: Soundness,
+    ) -> Result<Option<(PathBuf, bool)>, ReceiveError> {
         let path = new.temporary_path();
         // Last the one before it once more: it may have moved from there to here in between.
         for existing in [new.path().to_owned(), self.layout.wal(&file), new.path().to_owned()] {
             if existing.exists() {
                 match archive::same_content(path, &existing)? {
+                    Some(false)
+                        if existing != new.path()
+                            && soundness == Soundness::Sound
+                            && self.is_damaged(file) => {}
                     Some(same) => {
                         if same {
                             durable::sync_file(&existing)?;
@@ -324,6 +334,13 @@ impl<'a> Reception<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether an archived segment was found to be damaged.
+    fn is_damaged(&self, file: WalFile) -> bool {
+        let WalFile::Segment(segment) = file else { return false };
+        let entry = self.store.entry(segment).ok().flatten();
+        entry.is_some_and(|entry| entry.facts.soundness == Soundness::Damaged)
     }
 
     /// Puts a refused file into `errors/`, unless the same is there already: a PostgreSQL server tries again every minute.

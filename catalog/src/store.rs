@@ -71,6 +71,9 @@ pub enum CatalogError {
     /// The list of archived files can't be used.
     #[error(transparent)]
     XlogDb(#[from] xlogdb::XlogDbError),
+    /// A WAL file can't be read.
+    #[error(transparent)]
+    Wal(#[from] crate::wal::WalError),
     /// A hook stopped a deletion.
     #[error(transparent)]
     Stopped(#[from] crate::delete::Stopped),

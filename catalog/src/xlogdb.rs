@@ -19,7 +19,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use barkeep_transport::codec::{Compression, MAGIC_BYTES};
 use barkeep_transport::durable::{self, DurableError};
-use pgwal::WalFile;
+use pgwal::{SegmentName, WalFile};
 
 use crate::literal::float_repr;
 use crate::lock::{LockError, SharedLock};
@@ -29,6 +29,8 @@ use crate::{Layout, ServerLock, Task};
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Longest line looked for at the end of a list that ends without a line break, in bytes.
 const LINE_BYTES_MAX: usize = 4096;
+/// Length of a segment's name, in bytes.
+const SEGMENT_NAME_BYTES: usize = 24;
 /// Most threads that look into files at once.
 const SCANNERS_MAX: usize = 8;
 /// For fewer files than this another thread is not worth it.
@@ -299,6 +301,57 @@ pub fn rebuild(layout: &Layout) -> Result<Rebuilt, XlogDbError> {
 /// When a directory can't be read.
 pub fn archived_files(layout: &Layout) -> Result<Vec<(WalFile, PathBuf)>, XlogDbError> {
     walk(layout, &mut |_| {})
+}
+
+/// The segments of the archive, in order, without looking into them.
+///
+/// # Errors
+/// When a directory can't be read.
+pub fn archived_segments(layout: &Layout) -> Result<Vec<SegmentName>, XlogDbError> {
+    let directories: Vec<(String, PathBuf)> = entries_of(&layout.wals)?
+        .into_iter()
+        .filter(|(name, _, is_directory)| *is_directory && is_log_directory(name))
+        .map(|(name, path, _)| (name, path))
+        .collect();
+    let share = directories.len().div_ceil(scanners()).max(1);
+    let list = |directories: &[(String, PathBuf)]| {
+        let mut segments = Vec::new();
+        for (name, path) in directories {
+            segments.extend(segments_of(name, path)?);
+        }
+        Ok::<_, XlogDbError>(segments)
+    };
+    let mut segments = Vec::new();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> =
+            directories.chunks(share).map(|directories| scope.spawn(move || list(directories))).collect();
+        for worker in workers {
+            segments.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok::<(), XlogDbError>(())
+    })?;
+    segments.sort_unstable();
+    Ok(segments)
+}
+
+/// The segments in one directory of the archive.
+fn segments_of(name: &str, path: &Path) -> Result<Vec<SegmentName>, XlogDbError> {
+    let failed = |source| XlogDbError::Read { path: path.to_owned(), source };
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut segments = Vec::new();
+    for entry in entries {
+        let entry_name = entry.map_err(failed)?.file_name();
+        let text =
+            entry_name.to_str().filter(|text| text.len() == SEGMENT_NAME_BYTES && text.starts_with(name));
+        if let Some(Ok(WalFile::Segment(segment))) = text.map(str::parse) {
+            segments.push(segment);
+        }
+    }
+    Ok(segments)
 }
 
 /// The files of the archive; `foreign` hears of what does not belong there.

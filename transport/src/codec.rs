@@ -4,6 +4,8 @@
 //! zstd and LZ4 frames, the snappy framing format. A file is told by its first bytes ([`Compression::detect`]), never
 //! by its name.
 
+mod packer;
+
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
@@ -13,6 +15,8 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use liblzma::read::XzDecoder;
 use liblzma::write::XzEncoder;
+
+pub use packer::Packer;
 
 /// How many of a file's first bytes [`Compression::detect`] needs.
 pub const MAGIC_BYTES: usize = 10;

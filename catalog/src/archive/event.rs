@@ -63,6 +63,13 @@ pub enum ArchiveEvent {
         /// What is wrong with it.
         note: String,
     },
+    /// A damaged segment of the archive was replaced by the sound one that was archived just now.
+    Healed {
+        /// The segment.
+        file: WalFile,
+        /// Where the damaged one is now.
+        moved_to: PathBuf,
+    },
     /// The store of indexes can't be written. The archive is none the worse for it.
     NotIndexed(String),
     /// The archive had the file already, with the same content; the source is removed.

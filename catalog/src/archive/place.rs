@@ -6,12 +6,12 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use barkeep_transport::codec::Compression;
+use barkeep_transport::codec::{Compression, Packer};
 use barkeep_transport::durable::{self, DurableError, Step, TempFile};
 use pgwal::WalFile;
 
 use super::chain::Chain;
-use super::look::{Scratch, look_at};
+use super::look::{PACKED_BYTES_MAX, Scratch, look_at};
 use super::{ArchiveOptions, Verify, fill};
 use crate::Layout;
 use crate::inspect::{Cluster, Inspection, Soundness, judge_partial};
@@ -40,9 +40,9 @@ pub(super) struct Work<'a> {
 /// What was found out, or made ready.
 #[derive(Debug)]
 pub(super) enum Prepared {
-    /// Compressed or copied into a temporary file that is on stable storage.
+    /// Compressed or copied into a temporary file.
     Copy(TempFile, Arrival),
-    /// On stable storage where it is, on the archive's file system: a link will do.
+    /// On the archive's file system, in the form it is to have: a link will do.
     Link(PathBuf, Arrival),
     /// The archive has it already, with the same content.
     Same,
@@ -56,11 +56,24 @@ pub(super) enum Prepared {
     Gone,
 }
 
+impl Prepared {
+    /// Brings the content to stable storage. Apart from the preparation, because it waits where that works.
+    pub(super) fn sync(&mut self) -> Result<(), DurableError> {
+        match self {
+            Prepared::Copy(copy, _) => copy.sync(),
+            Prepared::Link(source, _) => durable::sync_file(source),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What is to be noted of a file once it is in the archive.
 #[derive(Debug)]
 pub(super) struct Arrival {
     pub(super) entry: WalEntry,
     pub(super) inspection: Option<Inspection>,
+    /// Whether the archive has a damaged file of that name, which has to make room.
+    pub(super) replaces: bool,
 }
 
 /// Why a file could not be prepared.
@@ -84,7 +97,7 @@ impl From<DurableError> for PrepareError {
     }
 }
 
-/// Makes a file ready for publication. Its directory in the archive exists. Publishes nothing, so any number of these
+/// Makes a file ready for publication, but for its sync. Its directory in the archive exists. Publishes nothing, so any number of these
 /// may run at once.
 pub(super) fn prepare(
     job: &Job,
@@ -107,8 +120,12 @@ pub(super) fn prepare(
     {
         return Ok(Prepared::Unfit(fault));
     }
+    let mut replaces = false;
     if archived {
-        return compare(&job.source, &destination);
+        match compare(&job.source, &destination)? {
+            Prepared::Different(_) if is_damaged(job.file, &destination, work) => replaces = true,
+            other => return Ok(other),
+        }
     }
     let metadata = fs::metadata(&job.source).map_err(unreadable)?;
     // What comes compressed already is kept as it is.
@@ -129,23 +146,38 @@ pub(super) fn prepare(
         Ok(inspection) => inspection,
         Err((soundness, note)) => return Ok(Prepared::Refused(soundness, note)),
     };
+    if replaces && inspection.as_ref().is_none_or(|found| found.soundness != Soundness::Sound) {
+        return Ok(Prepared::Different("neither of the two is sound".to_owned()));
+    }
     if links {
-        durable::sync_file(&job.source)?;
-        return Ok(Prepared::Link(job.source.clone(), Arrival { entry, inspection }));
+        return Ok(Prepared::Link(job.source.clone(), Arrival { entry, inspection, replaces }));
     }
     let encode = if compression == packed { Compression::None } else { compression };
-    let held = scratch.held.as_ref().filter(|held| keep && held.len() as u64 == metadata.len());
+    let held = scratch.held().filter(|(held, _)| held.len() as u64 == metadata.len());
     let mut copy = match held {
-        Some(held) => copy(&held[..], &job.source, &destination, encode, options)?,
+        Some((held, packer)) => match pack(held, packer, encode, options, &destination)? {
+            Some(copy) => copy,
+            None => copy(held, &job.source, &destination, encode, options)?,
+        },
         None => match OpenWal::open(&job.source)? {
             Some(open) => copy(open.stored(), &job.source, &destination, encode, options)?,
             None => return Ok(Prepared::Gone),
         },
     };
     copy.set_metadata(Some(metadata.permissions().mode()), metadata.modified().ok())?;
-    copy.sync()?;
     entry.size = copy.file().metadata().map_err(|error| copy.failed(Step::Metadata, error))?.len();
-    Ok(Prepared::Copy(copy, Arrival { entry, inspection }))
+    Ok(Prepared::Copy(copy, Arrival { entry, inspection, replaces }))
+}
+
+/// Whether an archived segment is damaged, so that another one may take its place. Where segments are not judged, none is.
+fn is_damaged(file: WalFile, archived: &Path, work: &Work<'_>) -> bool {
+    let WalFile::Segment(segment) = file else { return false };
+    if work.options.verify == Verify::Off {
+        return false;
+    }
+    let Ok(Some(open)) = OpenWal::open(archived) else { return false };
+    super::look_at_one(segment, open, work.cluster, true)
+        .is_ok_and(|looked| looked.soundness == Soundness::Damaged)
 }
 
 /// Makes one file that stays where it is ready for publication, judging it while a copy is written: for when somebody
@@ -190,7 +222,7 @@ pub(super) fn prepare_at_once(job: &Job, work: &Work<'_>) -> Result<Prepared, Pr
         compression: (compression != Compression::None).then(|| Cow::Borrowed(compression.name())),
         encryption: None,
     };
-    Ok(Prepared::Copy(copy, Arrival { entry, inspection }))
+    Ok(Prepared::Copy(copy, Arrival { entry, inspection, replaces: false }))
 }
 
 /// Looks at a file before it is archived, and hands its index on. What the archive doesn't admit comes back as the inner
@@ -205,10 +237,7 @@ fn inspect(
 ) -> Result<Result<Option<Inspection>, (Soundness, String)>, PrepareError> {
     let verify = work.options.verify;
     let judge = verify != Verify::Off;
-    scratch.held = scratch.held.take().map(|mut held| {
-        held.clear();
-        held
-    });
+    scratch.forget();
     match job.file {
         WalFile::Segment(segment) => {
             let before = |size| work.chain.before(place, size);
@@ -244,6 +273,31 @@ pub(super) fn copy_instead(
     let mut copy = copy(open.stored(), source, destination, Compression::None, options)?;
     copy.set_metadata(Some(metadata.permissions().mode()), metadata.modified().ok())?;
     copy.sync()?;
+    Ok(Some(copy))
+}
+
+/// Compresses what is in memory at once, where that can be done.
+fn pack(
+    held: &[u8],
+    packer: &mut Option<Packer>,
+    encode: Compression,
+    options: &ArchiveOptions,
+    destination: &Path,
+) -> Result<Option<TempFile>, PrepareError> {
+    let packer = match packer {
+        Some(packer) => packer,
+        none => {
+            let packer = Packer::new(encode, options.level, PACKED_BYTES_MAX);
+            none.insert(packer.map_err(|source| DurableError {
+                step: Step::Write,
+                path: destination.to_owned(),
+                source,
+            })?)
+        }
+    };
+    let Some(packed) = packer.pack(held) else { return Ok(None) };
+    let mut copy = TempFile::create(destination)?;
+    copy.write_bytes(packed)?;
     Ok(Some(copy))
 }
 

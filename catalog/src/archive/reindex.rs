@@ -9,7 +9,7 @@ use super::chain::Chain;
 use super::look::look_at;
 use super::{BATCH_FILES_MAX, each_of, known_cluster};
 use crate::index_store::{Facts, IndexStoreError};
-use crate::inspect::Inspection;
+use crate::inspect::{Inspection, Soundness};
 use crate::wal::{OpenWal, WalError};
 use crate::{IndexStore, Layout};
 
@@ -39,6 +39,7 @@ pub fn index_archive(
 ) -> Result<(), IndexStoreError> {
     let store = IndexStore::of(layout);
     let cluster = known_cluster(layout, &store);
+    let known = store.load()?;
     for batch in segments.chunks(BATCH_FILES_MAX) {
         let chain = Chain::new(layout, &store, batch.iter().copied().map(Some).collect());
         let results = each_of(batch.len(), workers, |place, scratch| {
@@ -65,7 +66,16 @@ pub fn index_archive(
         for (segment, result) in batch.iter().zip(results) {
             outcomes.push(match result {
                 Ok(Some((inspection, stored_bytes))) => {
-                    let facts = Facts::of(*segment, &inspection, stored_bytes);
+                    let mut facts = Facts::of(*segment, &inspection, stored_bytes);
+                    let before = known.get(*segment).map(|entry| &entry.facts);
+                    if facts.soundness.is_fine()
+                        && before
+                            .is_some_and(|before| (before.bytes, before.hash) != (facts.bytes, facts.hash))
+                    {
+                        // Every record is sound, and yet a bit has changed where no record is; or it is another file.
+                        facts.soundness = Soundness::Odd;
+                        facts.note = "its bytes are not those that were archived".to_owned();
+                    }
                     let Inspection { index, .. } = inspection;
                     entries.push((facts.clone(), index));
                     Indexed::Read(facts)

@@ -228,3 +228,32 @@ fn the_store_is_made_again_from_the_archive() {
         assert_eq!((&before.facts, before.index()), (&after.facts, after.index()));
     }
 }
+
+#[test]
+fn a_sound_segment_takes_the_place_of_a_damaged_one() {
+    for crash in [None, Some(3), Some(6), Some(9), Some(12)] {
+        let (home, layout) = home();
+        deliver(&layout, 1);
+        deliver(&layout, 2);
+        archive(&layout, Verify::Warn);
+        let path = layout.wal(&name(1, 2).parse().unwrap());
+        let middle = fs::metadata(&path).unwrap().len() / 2;
+        flip(&path, middle);
+        deliver(&layout, 2);
+        if let Some(step) = crash {
+            let faults = barkeep_transport::faults::Faults::crash_at(home.path(), step);
+            let options = ArchiveOptions { verify: Verify::Warn, ..ArchiveOptions::default() };
+            let _ = archive_wal(&layout, &options, now(), |_| {});
+            drop(faults);
+        }
+        let (_, told) = archive(&layout, Verify::Warn);
+        let mut open = OpenWal::open(&path).unwrap().unwrap().plain().unwrap();
+        let mut bytes = Vec::new();
+        open.read_to_end(&mut bytes).unwrap();
+        assert!(bytes == segment(1, start(2), SEGMENT_BYTES, 0), "{told:?}");
+        assert_eq!(names(&layout.errors), [format!("{}.20261122T101555Z.damaged", name(1, 2))]);
+        let list = crate::xlogdb::read(&layout).unwrap().entries;
+        assert_eq!(list.len(), 2, "crash at {crash:?}");
+        assert_eq!(names(&layout.incoming), [""; 0]);
+    }
+}

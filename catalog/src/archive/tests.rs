@@ -41,6 +41,7 @@ fn run(layout: &Layout, options: &ArchiveOptions) -> (ArchiveReport, Vec<String>
             }
             ArchiveEvent::Doubtful { file, note, .. } => format!("doubtful {file}: {note}"),
             ArchiveEvent::NotIndexed(error) => error,
+            ArchiveEvent::Healed { file, .. } => format!("healed {file}"),
         });
     })
     .unwrap();

@@ -9,7 +9,7 @@ pub(super) const PACK_HEADER: [u8; 8] = *b"BKWP\x01\0\0\0";
 /// What an entry has before its payload: the payload's length and the checksum of its facts and note.
 const ENTRY_HEADER_BYTES: usize = 8;
 /// The facts at the front of the payload.
-const FACTS_BYTES: usize = 76;
+const FACTS_BYTES: usize = 60;
 /// Length of a segment's name, in bytes.
 const NAME_BYTES: usize = 24;
 /// Longest note that is kept, in bytes.
@@ -69,7 +69,7 @@ pub(super) fn read(pack: &[u8]) -> Option<(Facts, &[u8], &[u8])> {
     let (&[soundness, flags], fields) = fields.split_first_chunk::<2>()?;
     let (note_length, fields) = fields.split_first_chunk::<2>()?;
     let (bytes, fields) = fields.split_first_chunk::<8>()?;
-    let (hash, fields) = fields.split_first_chunk::<32>()?;
+    let (hash, fields) = fields.split_first_chunk::<16>()?;
     let (stored_bytes, fields) = fields.split_first_chunk::<8>()?;
     let (note, index) = fields.split_at_checked(usize::from(u16::from_le_bytes(*note_length)))?;
     let checked = payload.get(..FACTS_BYTES + note.len())?;
@@ -138,7 +138,7 @@ mod tests {
             note: "a byte that should be zero".to_owned(),
             chained: true,
             bytes: 16 << 20,
-            hash: [7; 32],
+            hash: [7; 16],
             stored_bytes: 1234,
         }
     }
@@ -150,7 +150,7 @@ mod tests {
         pack.extend(b"next");
         let (read_back, index, rest) = read(&pack).unwrap();
         assert_eq!((read_back, index, rest), (facts(), &b"index"[..], &b"next"[..]));
-        assert_eq!(FACTS_BYTES, NAME_BYTES + 2 + 2 + 8 + 32 + 8);
+        assert_eq!(FACTS_BYTES, NAME_BYTES + 2 + 2 + 8 + 16 + 8);
     }
 
     #[test]

@@ -273,6 +273,9 @@ pub struct CheckArgs {
     /// Answer with one line in the form Nagios plugins use; exit code 2 on trouble
     #[arg(long)]
     pub nagios: bool,
+    /// Also read every archived WAL file, and check each record
+    #[arg(long)]
+    pub deep: bool,
     /// Give up on a server after this many seconds; 0 never does (overrides check_timeout)
     #[arg(long, value_name = "SECONDS")]
     pub check_timeout: Option<u64>,

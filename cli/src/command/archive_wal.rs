@@ -58,11 +58,28 @@ pub fn run(context: &mut Context, args: &ServerArgs) -> Result<(), CommandError>
 /// When the configuration or the storage does not allow it at all.
 pub(crate) fn archive(server: &ServerContext, verbosity: Verbosity) -> Result<Outcome, CommandError> {
     let options = options(server)?;
+    archive_by(server, verbosity, &options)
+}
+
+/// Archives what barkeep itself has put into `incoming/`, also of a server that delivers nothing there.
+///
+/// # Errors
+/// As for [`archive`].
+pub(super) fn archive_delivered(server: &ServerContext) -> Result<(), CommandError> {
+    let options = ArchiveOptions { origins: vec![(Origin::Incoming, 0)], ..options(server)? };
+    archive_by(server, Verbosity::Brief, &options).map(drop)
+}
+
+fn archive_by(
+    server: &ServerContext,
+    verbosity: Verbosity,
+    options: &ArchiveOptions,
+) -> Result<Outcome, CommandError> {
     let mut teller = Teller { server, verbosity, header: None, told: 0 };
     let scripts = ArchiveScripts::of(server);
     let hooks = scripts.as_ref().map_or(&NoHooks as &dyn ArchiveHooks, |scripts| scripts);
     let (layout, now) = (server.layout(), jiff::Timestamp::now());
-    let outcome = archive_wal_with(&layout, &options, now, hooks, |event| teller.tell(event));
+    let outcome = archive_wal_with(&layout, options, now, hooks, |event| teller.tell(event));
     teller.finish();
     match outcome {
         Ok(report) => Ok(Outcome::Ran(report)),
@@ -157,6 +174,11 @@ impl Teller<'_> {
                 };
                 output.warning(format!("{file} of server {name} {what}: {note}"));
             }
+            ArchiveEvent::Healed { file, moved_to } => output.warning(format!(
+                "{file} of server {name} was damaged in the archive: a sound one took its place, and the damaged one was \
+                 moved to '{}'",
+                moved_to.display()
+            )),
             ArchiveEvent::NotIndexed(error) => output.warning(format!(
                 "WAL of server {name} is archived, but barkeep's index of it cannot be kept, and will be made again: {error}"
             )),

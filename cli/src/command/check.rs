@@ -18,6 +18,7 @@ use crate::output::Report as _;
 use lines::Deadline;
 use report::{Checked, Nagios};
 
+pub(super) use lines::gap_summary;
 pub use lines::{Line, Perf};
 
 /// Checks the servers.
@@ -34,8 +35,11 @@ pub fn run(context: &mut Context, args: &CheckArgs) -> Result<(), CommandError> 
         Err(error) => return Err(error),
     };
     let mut nagios = Nagios::default();
-    for checked in check_all(context, &servers, args.check_timeout)? {
+    for mut checked in check_all(context, &servers, args.check_timeout)? {
         if let Some(server) = servers.iter().find(|server| server.name() == checked.server()) {
+            if args.deep {
+                checked.extend(lines::deep(server));
+            }
             notify::note_check(server, &checked.lines);
         }
         if args.nagios {

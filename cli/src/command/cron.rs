@@ -10,10 +10,12 @@ use std::time::Duration;
 use barkeep_catalog::lock::LockError;
 use barkeep_catalog::{ServerLock, Status, Task};
 use barkeep_retention::{Verdict, WalPolicy};
+use pgwal::replication::ConnInfo;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::archive_wal::{self, Verbosity};
 use super::deletion::{self, Cause, Outcome};
+use super::{connect, heal};
 use crate::args::CronArgs;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
@@ -37,11 +39,14 @@ pub fn run(context: &mut Context, args: &CronArgs) -> Result<(), CommandError> {
             server.output.error(error.to_string());
         }
     }
+    // Where missing WAL may be fetched from; a server that can't be asked keeps what it has.
+    let sources: Vec<Option<ConnInfo>> =
+        servers.iter().map(|server| connect::wal_streaming(context, server).ok()).collect();
     std::thread::scope(|scope| {
-        for server in &servers {
+        for (server, source) in servers.iter().zip(&sources) {
             let launcher = &launcher;
             let work = move || {
-                if let Err(error) = serve(server, launcher)
+                if let Err(error) = serve(server, launcher, source.as_ref())
                     && !error.is_reported()
                 {
                     server.output.error(format!("{}: {error}", server.name()));
@@ -62,7 +67,7 @@ pub(crate) fn is_watched(server: &ServerContext) -> bool {
     server.config.active() && server.config.notify().is_some()
 }
 
-fn serve(server: &ServerContext, launcher: &Launcher) -> Result<(), CommandError> {
+fn serve(server: &ServerContext, launcher: &Launcher, source: Option<&ConnInfo>) -> Result<(), CommandError> {
     let (name, output) = (server.name(), &server.output);
     if !server.config.active() {
         return stop_receiver(server, "is inactive");
@@ -84,10 +89,10 @@ fn serve(server: &ServerContext, launcher: &Launcher) -> Result<(), CommandError
     } else {
         stop_receiver(server, "has streaming_archiver = off")?;
     }
-    maintain_locked(server)
+    maintain_locked(server, source)
 }
 
-/// All of cron's work for one server but the starting of its receiver, for the daemon.
+/// All of cron's work for one server but the starting of its receiver and the fetching of missing WAL, for the daemon.
 ///
 /// # Errors
 /// As for cron.
@@ -105,10 +110,10 @@ pub(crate) fn maintain_if_due(server: &ServerContext) -> Result<(), CommandError
     if !server.config.streaming_archiver() {
         stop_receiver(server, "has streaming_archiver = off")?;
     }
-    maintain_locked(server)
+    maintain_locked(server, None)
 }
 
-fn maintain_locked(server: &ServerContext) -> Result<(), CommandError> {
+fn maintain_locked(server: &ServerContext, source: Option<&ConnInfo>) -> Result<(), CommandError> {
     let (name, output) = (server.name(), &server.output);
     let _lock = match ServerLock::try_acquire(&server.layout(), Task::Cron) {
         Ok(lock) => lock,
@@ -120,11 +125,11 @@ fn maintain_locked(server: &ServerContext) -> Result<(), CommandError> {
         }
         Err(error) => return Err(error.into()),
     };
-    maintain(server)
+    maintain(server, source)
 }
 
 /// What one server needs every minute. A step that fails keeps none of the others from its turn.
-fn maintain(server: &ServerContext) -> Result<(), CommandError> {
+fn maintain(server: &ServerContext, source: Option<&ConnInfo>) -> Result<(), CommandError> {
     let (name, output) = (server.name(), &server.output);
     let mut first_failure = None;
     let mut step = |outcome: Result<(), CommandError>| {
@@ -141,6 +146,10 @@ fn maintain(server: &ServerContext) -> Result<(), CommandError> {
         if outcome == archive_wal::Outcome::Busy {
             output.info(format!("Another archive-wal process is already running on server {name}"));
         }
+    }));
+    step(heal::fetch_missing(server, source).and_then(|fetched| match fetched {
+        0 => Ok(()),
+        _ => archive_wal::archive_delivered(server),
     }));
     step(check_waiting(server));
     step(finish_deletions(server));

@@ -25,6 +25,7 @@ pub mod diagnose;
 pub mod drill;
 pub mod generate_manifest;
 pub mod get_wal;
+mod heal;
 pub mod init;
 pub mod keep;
 pub mod list_backups;

@@ -1,10 +1,11 @@
 //! `status`: how servers and their backups are doing.
 
-use barkeep_catalog::Status;
+use barkeep_catalog::{Status, gaps};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 
+use super::check::gap_summary;
 use super::shown::{ctime, heading, hourly, on_off};
 use crate::args::ServersArgs;
 use crate::config::ServerConfig;
@@ -148,6 +149,15 @@ impl Overview {
         };
         self.put("first_backup", "First available backup", id(usable.first()));
         self.put("last_backup", "Last available backup", id(usable.last()));
+        match gaps::find(&server.catalog(), &backups) {
+            Ok(Some((gaps, _))) if !gaps.is_empty() => {
+                self.put("missing_wals", "Missing WAL", gap_summary(&gaps));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                server.output.warning(format!("gaps in the WAL archive cannot be looked for: {error}"))
+            }
+        }
         let done = backups.iter().filter(|backup| backup.status == Status::Done && backup.is_root()).count();
         let minimum = config.minimum_redundancy();
         let verdict = if done >= minimum as usize { "satisfied" } else { "FAILED" };

@@ -155,3 +155,62 @@ fn a_rebuild_that_is_killed_leaves_a_whole_list() {
     home.run(["rebuild-xlogdb", "main"]).success();
     assert_eq!(listed(&home), expected);
 }
+
+#[test]
+fn check_and_status_name_what_is_missing() {
+    let home = home();
+    backup(&home, 1, segment(1, 2));
+    for number in 2..=7 {
+        crate::stored::deliver(&home, segment(1, number));
+    }
+    home.run(["archive-wal", "main"]).success();
+    let gap = |expected: bool| {
+        let (check, status) = (home.run(["check", "main"]), home.run(["status", "main"]));
+        assert_eq!(check.stdout.contains("WAL archive gaps: FAILED"), expected, "{check:?}");
+        assert_eq!(status.stdout.contains("Missing WAL: "), expected, "{status:?}");
+        check.stdout + &status.stdout
+    };
+    gap(false);
+    // Whatever the list says.
+    for number in [4, 5] {
+        fs::remove_file(layout(&home).wal(&WalFile::Segment(segment(1, number)))).unwrap();
+    }
+    let told = gap(true);
+    let first = segment(1, 4);
+    assert!(told.contains(&format!("2 segments are missing, the first is {first}")), "{told}");
+    assert!(told.contains(&format!("\t\t{first} to {}\n", segment(1, 5))), "{told}");
+    // What has arrived is not missing.
+    crate::stored::deliver(&home, segment(1, 4));
+    assert!(gap(true).contains(&format!("{} is missing", segment(1, 5))));
+    crate::stored::deliver(&home, segment(1, 5));
+    gap(false);
+    home.run(["archive-wal", "main"]).success();
+    gap(false);
+}
+
+#[test]
+fn a_flipped_bit_in_the_archive_is_found() {
+    for compression in ["none", "gzip", "bzip2", "xz", "zstd", "lz4", "snappy"] {
+        let home = home();
+        let home = if compression == "none" { home } else { home.with("main", "compression", compression) };
+        for number in 1..=4 {
+            crate::stored::deliver(&home, segment(1, number));
+        }
+        home.run(["archive-wal", "main"]).success();
+        let deep = home.run(["check", "--deep", "main"]);
+        assert!(deep.stdout.contains("WAL archive records: OK (4 segments were read)"), "{deep:?}");
+        let path = layout(&home).wal(&WalFile::Segment(segment(1, 3)));
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x20;
+        fs::write(&path, bytes).unwrap();
+        let verify = home.run(["wal", "verify", "--server", "main"]).exits_with(1);
+        assert!((verify.stdout + &verify.stderr).contains(&segment(1, 3).to_string()), "{compression}");
+        let deep = home.run(["check", "--deep", "main"]).exits_with(1);
+        assert!(deep.stdout.contains("WAL archive records: FAILED (1 segments are damaged)"), "{deep:?}");
+        assert!(deep.stdout.contains(&format!("\t\t{}: ", segment(1, 3))), "{deep:?}");
+        // From now on it is known.
+        let check = home.run(["check", "main"]).exits_with(1);
+        assert!(check.stdout.contains("WAL archive soundness: FAILED (1 segments are damaged)"), "{check:?}");
+    }
+}

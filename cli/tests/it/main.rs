@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod agent;
+mod archive_faults;
 mod archive_wal;
 mod backup;
 mod barman_interop;
@@ -19,9 +20,11 @@ mod daemon;
 mod delete;
 mod delta_restore;
 mod drill;
+mod exact_deletion;
 mod file_backup;
 mod file_backup_load;
 mod get_wal;
+mod heal;
 mod health;
 mod hooks;
 mod init;

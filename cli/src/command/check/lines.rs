@@ -3,6 +3,7 @@
 //! Names and hints are Barman's, so that what reads them goes on working; what to do about a failure is beside them, in a line of
 //! its own. Looking changes nothing but that missing directories are made.
 
+mod archive;
 mod backups;
 mod copying;
 mod server;
@@ -10,6 +11,7 @@ mod wal;
 
 use std::time::{Duration, Instant};
 
+pub(in crate::command) use archive::summary as gap_summary;
 use jiff::Timestamp;
 
 use super::Scope;
@@ -95,6 +97,13 @@ impl Deadline {
     }
 }
 
+/// Checks what takes long: reads the whole archive.
+pub(super) fn deep(server: &ServerContext) -> Lines {
+    let mut lines = Lines::default();
+    archive::deep(&mut lines, server);
+    lines
+}
+
 /// Checks everything.
 pub(super) fn all(
     server: &ServerContext,
@@ -108,6 +117,8 @@ pub(super) fn all(
     let operated = config.active() && !config.passive();
     let home = backups::Home::read(server, now);
     wal::archive(&mut lines, server, &home);
+    archive::completeness(&mut lines, server, &home);
+    archive::soundness(&mut lines, server);
     wal::queues(&mut lines, server);
     if operated {
         server::connections(&mut lines, server, live);

@@ -24,6 +24,10 @@ impl Checked {
         Checked { config: Arc::clone(&server.config), lines: lines.lines, perf: lines.perf }
     }
 
+    pub(super) fn extend(&mut self, lines: Lines) {
+        self.lines.extend(lines.lines);
+    }
+
     /// Whether nothing is wrong.
     pub fn ok(&self) -> bool {
         self.lines.iter().all(|line| line.ok)

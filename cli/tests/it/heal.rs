@@ -1,0 +1,92 @@
+//! Healing: `cron` fetches missing and damaged WAL from the server while it still has it.
+
+use std::fs;
+
+use pgwal::WalFile;
+use testkit::Cluster;
+
+use crate::stored::{archive, layout, listed, names};
+use crate::support::Home;
+
+/// A server that keeps its WAL, and a home that has all of it archived.
+fn scene(major: u32) -> (Cluster, Home, Vec<WalFile>) {
+    let cluster = Cluster::builder(major).segment_size_mib(1).setting("wal_keep_size", "200MB").start();
+    let home = Home::new()
+        .server("main", &cluster.conninfo())
+        .with("main", "streaming_archiver", "off")
+        .with("main", "archiver", "on")
+        .with("main", "compression", "zstd");
+    for round in 0..6 {
+        cluster.execute(&format!("create table t{round} as select g from generate_series(1, 2000) g"));
+        cluster.execute("select pg_switch_wal()");
+    }
+    let current = cluster.query_text("select pg_walfile_name(pg_current_wal_lsn())").remove(0);
+    let incoming = layout(&home).incoming;
+    fs::create_dir_all(&incoming).unwrap();
+    let mut files = Vec::new();
+    for name in names(cluster.data_dir().join("pg_wal")) {
+        if let Ok(file @ WalFile::Segment(_)) = name.parse::<WalFile>()
+            && name < current
+        {
+            fs::copy(cluster.data_dir().join("pg_wal").join(&name), incoming.join(&name)).unwrap();
+            files.push(file);
+        }
+    }
+    assert!(files.len() >= 5, "{files:?}");
+    (cluster, home, files)
+}
+
+#[test]
+fn missing_and_damaged_segments_come_from_the_server() {
+    testkit::require_pg!(13, 15, 18);
+    for major in [13, 15, 18] {
+        let (_cluster, home, files) = scene(major);
+        let (missing, damaged) = (files[2], files[4]);
+        fs::remove_file(layout(&home).incoming.join(missing.to_string())).unwrap();
+        home.run(["archive-wal", "main"]).success();
+        let check = home.run(["check", "main"]);
+        assert!(
+            check.stdout.contains(&format!("WAL archive gaps: FAILED ({missing} is missing)")),
+            "{check:?}"
+        );
+        let path = layout(&home).wal(&damaged);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        home.run(["check", "--deep", "main"]).exits_with(1);
+
+        home.run(["cron"]).success();
+        let names: Vec<String> = files.iter().map(ToString::to_string).collect();
+        assert_eq!(archive(&home), names, "PostgreSQL {major}");
+        let mut list = listed(&home);
+        list.sort();
+        assert_eq!(list, names, "each is listed once");
+        let kept = crate::stored::names(layout(&home).errors);
+        assert!(kept.len() == 1 && kept[0].starts_with(&damaged.to_string()), "{kept:?}");
+        fs::remove_dir_all(layout(&home).errors).unwrap();
+        home.run(["wal", "verify", "--server", "main"]).success();
+        let deep = home.run(["check", "--deep", "main"]);
+        assert!(deep.stdout.contains("WAL archive records: OK"), "{deep:?}");
+        assert!(!deep.stdout.contains("WAL archive gaps"), "{deep:?}");
+    }
+}
+
+#[test]
+fn what_the_server_has_no_more_stays_missing_and_is_told() {
+    testkit::require_pg!(15);
+    let (cluster, home, files) = scene(15);
+    fs::remove_file(layout(&home).incoming.join(files[2].to_string())).unwrap();
+    home.run(["archive-wal", "main"]).success();
+    cluster.execute("alter system set wal_keep_size = 0");
+    cluster.execute("select pg_reload_conf()");
+    for _ in 0..3 {
+        cluster.execute("select pg_switch_wal()");
+        cluster.execute("checkpoint");
+    }
+    assert!(!cluster.data_dir().join("pg_wal").join(files[2].to_string()).exists());
+    home.run(["cron"]).success();
+    let check = home.run(["check", "main"]).exits_with(1);
+    assert!(check.stdout.contains(&format!("{} is missing", files[2])), "{check:?}");
+    assert_eq!(names(layout(&home).incoming), [""; 0]);
+}
