@@ -182,10 +182,13 @@ fn an_unreachable_server_leaves_no_record() {
 fn unknown_servers_and_methods_are_refused() {
     let mut home = Home::new().server("main", "host=/nowhere");
     home.run(["backup", "other"]).fails_with_one_line(1, &["Unknown server 'other'"]);
-    home.set("main", "backup_method", "rsync");
-    home.set("main", "ssh_command", "ssh nowhere");
+    home.set("main", "backup_method", "snapshot");
+    for key in ["snapshot_disks", "snapshot_instance", "snapshot_zone"] {
+        home.set("main", key, "one");
+    }
+    home.set("main", "snapshot_provider", "gcp");
     let run = home.run(["backup", "main"]).exits_with(1);
-    assert!(run.stderr.contains("backup_method = rsync of server 'main' is not available"), "{run:#?}");
+    assert!(run.stderr.contains("backup_method = snapshot of server 'main' is not available"), "{run:#?}");
     assert!(run.stderr.contains("set backup_method = postgres"), "{run:#?}");
 }
 
