@@ -46,6 +46,9 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "ACTION", help_heading = "Where to stop")]
     pub target_action: Option<TargetAction>,
 
+    /// Only tell what would be done, how much it is and how long it would take
+    #[arg(long)]
+    pub plan: bool,
     /// Put this tablespace there; may be given several times
     #[arg(long, value_name = "NAME:LOCATION", action = clap::ArgAction::Append)]
     pub tablespace: Vec<TablespaceMapping>,

@@ -4,6 +4,7 @@
 //! Everything that can be wrong is found first; a refused restore has touched nothing.
 
 pub(super) mod choose;
+mod foresee;
 mod options;
 mod remote;
 mod report;
@@ -44,6 +45,10 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
     let output = server.output.clone();
     options::refuse_unavailable(args)?;
     let target = options::target(args, &output)?;
+    if args.plan {
+        let Planned { info, plan, lock: _lock, .. } = plan(context, &server, args, &target)?;
+        return foresee::tell(&output, &server.catalog(), &info, &plan);
+    }
     scripts::before(context, &server, args, &target)?;
     let Planned { info, plan, lock, remote } = plan(context, &server, args, &target)?;
 
@@ -80,8 +85,13 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
         },
     };
     let limit = args.bwlimit.or(server.config.bandwidth_limit_kib());
+    // Only what this machine can do unhindered says how long the next restore will take.
+    let is_typical = remote.is_none() && limit.is_none_or(|limit| limit == 0);
     let done = watch::execute(context, &output, &plan, options, limit, remote)?;
     let done = done.map_err(|error| refused(&error, &plan))?;
+    if is_typical && done.delta.is_none() {
+        foresee::learn(&server.catalog(), &info, &plan, &done, started.elapsed());
+    }
     drop(lock);
     scripts::after(context, &server, args, &info);
     report::finished(&output, &plan, &done, &begun, started.elapsed());
@@ -158,7 +168,7 @@ fn plan(
             )],
         })
     };
-    if !args.skip_archive_wal {
+    if !args.skip_archive_wal && !args.plan {
         archive_first(server);
     }
     let available = supply::available(layout, info.segment_size, args.partial_wal)?;

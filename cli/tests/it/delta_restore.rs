@@ -223,3 +223,33 @@ fn other_peoples_directories_and_clusters_are_left_alone() {
     scene.restore("new", &[]).fails_with_one_line(1, &["holds another cluster", "nothing was touched"]);
     let _ = Cluster::adopt(15, &destination);
 }
+
+#[test]
+fn a_plan_says_what_would_be_done_and_does_nothing() {
+    testkit::require_pg!(15);
+    let scene = Scene::new(Cluster::builder(15));
+    scene.archive();
+    let target = ["--plan", "--target-immediate"];
+    let run = scene.restore("new", &target).success();
+    for part in [
+        "nothing is done",
+        "tablespace fast",
+        "recovery_target = 'immediate'",
+        "recovery.signal",
+        "not known",
+    ] {
+        assert!(run.stdout.contains(part), "{part}: {run:#?}");
+    }
+    assert!(!scene.destination("new").exists());
+    // What one restore took is what the next plan is estimated from.
+    let rates = scene.home.join("main/.barkeep/rates.json");
+    fs::create_dir_all(rates.parent().unwrap()).unwrap();
+    fs::write(&rates, "{\"version\":1,\"copy\":1000000,\"replay\":500000}").unwrap();
+    let json = scene.restore("new", &["-f", "json", "--plan", "--target-immediate"]).success().json();
+    let plan = &json["plan"];
+    let bytes = plan["bytes"].as_u64().unwrap() + plan["wal_bytes"].as_u64().unwrap();
+    assert!((plan["copy_seconds"].as_f64().unwrap() - bytes as f64 / 1e6).abs() < 0.01, "{json}");
+    assert!(plan["replay_seconds"].as_f64().unwrap() > 0.0, "{json}");
+    assert_eq!(plan["trees"].as_array().unwrap().len(), 3, "{json}");
+    assert!(!scene.destination("new").exists());
+}

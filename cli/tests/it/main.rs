@@ -28,6 +28,7 @@ mod get_wal;
 mod heal;
 mod health;
 mod hooks;
+mod hostile_backup;
 mod init;
 mod inspection;
 mod notify;

@@ -99,6 +99,14 @@ pub(in crate::command) fn facts(catalog: &Catalog, info: &BackupInfo) -> Result<
     let directory = layout.backup_data(info.id);
     let packed = |stem: &str| info.compression.as_ref().and_then(|_| archive(&directory, stem));
     let tar = packed("base");
+    if info.compression.is_some() && tar.is_none() {
+        return Err(CommandError::new(format!(
+            "Backup {} has no archive base.tar in {}",
+            info.id,
+            directory.display()
+        ))
+        .hint("it is damaged, or stored in a way that is not supported yet"));
+    }
     Ok(BackupFacts {
         id: info.id.to_string(),
         major: version / 10_000,
