@@ -1,6 +1,7 @@
 //! What the fuzz targets do, as functions of bytes: for libFuzzer (`fuzz_targets`), and for a short run on a stable compiler
 //! (`src/bin/smoke.rs`).
 
+pub mod agent;
 pub mod auth;
 pub mod backup_info;
 pub mod conninfo;
@@ -20,6 +21,7 @@ pub type Target = fn(&[u8]);
 
 /// Every target by its name.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("agent", agent::run),
     ("auth", auth::run),
     ("backup_info", backup_info::run),
     ("conninfo", conninfo::run),
