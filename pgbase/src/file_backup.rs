@@ -8,6 +8,7 @@
 //! Bytes are read once: where they are read, page checksums are verified by [`PageInspector`]; where they are written, they
 //! are hashed for the manifest. Large files are read in ranges by several threads, small ones in batches.
 
+mod control;
 mod copy;
 mod error;
 mod inspector;
@@ -333,7 +334,7 @@ impl CopiedFiles {
 
     /// Copies pg_control, once nothing else is left to copy.
     fn copy_control(&mut self, host: &dyn Host) -> Result<(), FileBackupError> {
-        let (bytes, modified_ns) = copy::read_control(host, self.trees[0].root)?;
+        let (bytes, modified_ns) = control::read_control(host, self.trees[0].root)?;
         self.place(Path::new(rules::PG_CONTROL), &bytes, modified_ns)
     }
 

@@ -178,6 +178,8 @@ fn auto_is_the_newest_backup_from_which_the_target_can_be_reached() {
 fn a_backup_that_is_being_restored_is_not_deleted() {
     testkit::require_pg!(15);
     let scene = Scene::new(Cluster::builder(15));
+    // The last backup that can be restored is never deleted; this is about another reason.
+    scene.home.run(["backup", "main", "--wait", "--wait-timeout", "60"]).success();
     let mut child = slow_restore(&scene, "new");
     scene.home.run(["delete", "main", "latest"]).exits_with(1);
     // Another restore is no reason to wait.

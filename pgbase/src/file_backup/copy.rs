@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use barkeep_transport::host::{
-    Digest, FileEnd, Host, HostError, Known, PIECE_BYTES, ReadJob, ReadOptions, ReadSink, Root, block_digest,
+    Digest, FileEnd, Host, HostError, Known, PIECE_BYTES, ReadJob, ReadOptions, ReadSink, block_digest,
 };
 
 use crate::copy::{CopyMethod, Directory};
@@ -21,7 +21,7 @@ use super::limit::Limiter;
 use super::list::{FileList, State};
 use super::reference::{Earlier, Known as KnownChecksums, OpenReference, Reuse, link};
 use super::target::{Output, Target, Writer};
-use super::{FileBackupError, FileBackupObserver, FileBackupPlan, Tree, TreeKind, rules};
+use super::{FileBackupError, FileBackupObserver, FileBackupPlan, Tree, TreeKind};
 
 /// Files from this size on are copied one by one, in ranges where their checksum allows, in bytes.
 const LARGE_BYTES: u64 = 4 << 20;
@@ -35,10 +35,6 @@ const BATCH_BYTES: u64 = 8 << 20;
 const BLOCK_BYTES: u32 = 8192;
 /// Below this size comparing costs more than sending, in bytes.
 const COMPARE_FROM_BYTES: u64 = 32 << 10;
-/// Size of pg_control in bytes (`PG_CONTROL_FILE_SIZE`).
-const CONTROL_BYTES: u64 = 8192;
-/// How often pg_control is read until two readings are the same.
-const CONTROL_READS: u32 = 50;
 
 /// What was copied.
 pub(super) struct Outcome {
@@ -777,42 +773,5 @@ impl ReadSink for BatchSink<'_, '_> {
             Err(error) => Err(FileBackupError::read(&self.work.list.path(&self.work.list.rows[row]), error)),
         };
         self.note(outcome)
-    }
-}
-
-/// Reads pg_control until two readings are the same: none of them was cut in half by the server writing it.
-pub(super) fn read_control(host: &dyn Host, data: Root) -> Result<(Vec<u8>, i64), FileBackupError> {
-    let path = Path::new(rules::PG_CONTROL);
-    let mut before = None;
-    for _ in 0..CONTROL_READS {
-        let mut sink = Whole::default();
-        let job =
-            ReadJob { root: data, path: path.to_owned(), offset: 0, length: CONTROL_BYTES, known: None };
-        host.read(&[job], &ReadOptions::default(), &mut sink)?;
-        let end = sink.end.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()));
-        let end = end.map_err(|error| FileBackupError::read(path, error))?;
-        if before.as_ref() == Some(&sink.bytes) {
-            return Ok((sink.bytes, end.modified_ns));
-        }
-        before = Some(sink.bytes);
-    }
-    Err(FileBackupError::read(path, io::Error::other("it changes all the time")))
-}
-
-#[derive(Default)]
-struct Whole {
-    bytes: Vec<u8>,
-    end: Option<io::Result<FileEnd>>,
-}
-
-impl ReadSink for Whole {
-    fn data(&mut self, _job: usize, _offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.bytes.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn end(&mut self, _job: usize, outcome: io::Result<FileEnd>) -> io::Result<()> {
-        self.end = Some(outcome);
-        Ok(())
     }
 }
