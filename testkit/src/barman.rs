@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::programs;
 use crate::user::unprivileged_user;
@@ -91,8 +92,14 @@ impl Barman {
     }
 
     /// Runs a command of Barman's, whatever comes of it.
+    ///
+    /// A backup starts in a second of its own: Barman names a backup by the second, and gives two of one second the
+    /// same directory.
     #[must_use]
     pub fn try_run(&self, args: &[&str]) -> Output {
+        if args.contains(&"backup") {
+            wait_for_the_next_second();
+        }
         self.command(args).output().expect("run barman")
     }
 
@@ -170,4 +177,12 @@ impl Default for Barman {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Sleeps until the clock shows another second than now.
+fn wait_for_the_next_second() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    std::thread::sleep(
+        Duration::from_secs(1).saturating_sub(Duration::from_nanos(now.subsec_nanos().into())),
+    );
 }
