@@ -7,7 +7,8 @@
 prepare
 home=$BENCH_DIR/listing-home
 rm -rf "$home"; mkdir -p "$home"; [ "$(id -u)" != 0 ] || chown "$bench_user" "$home"
-as_user python3 "$compare_dir/make_home.py" "$home"
+BENCH_USER=$bench_user python3 "$compare_dir/make_home.py" "$home"
+[ "$(id -u)" != 0 ] || chown -R "$bench_user" "$home"
 as_user env HOME="$BENCH_DIR" hyperfine --shell none --warmup 3 --min-runs 20 --style basic \
     --export-json "$BENCH_DIR/listing.json" "$barkeep -c $home/barman.conf list-backups main" \
     >"$results/listing.out" 2>&1 || { cat "$results/listing.out" >&2; die "hyperfine failed"; }

@@ -72,9 +72,10 @@ def main():
     with open(f"{server}/wals/main-xlog.db", "w") as wal:
         for number in range(1, segments + 1):
             wal.write(f"{segment(number)}\t{16000 + number % 999}\t{1704067200 + number}.25\tgzip\tNone\n")
+    user = os.environ.get("BENCH_USER") or getpass.getuser()
     with open(f"{home}/barman.conf", "w") as conf:
         conf.write(
-            f"[barman]\nbarman_home = {home}\nbarman_user = {getpass.getuser()}\nlog_file = {home}/barman.log\n"
+            f"[barman]\nbarman_home = {home}\nbarman_user = {user}\nlog_file = {home}/barman.log\n"
             "[main]\nactive = off\nconninfo = host=/nonexistent\nbackup_method = postgres\narchiver = on\n"
             "retention_policy = RECOVERY WINDOW OF 4 WEEKS\n"
         )
