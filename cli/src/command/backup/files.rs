@@ -4,10 +4,11 @@ mod agent;
 mod options;
 mod teller;
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use barkeep_catalog::{BackupInfo, Catalog, Status, backup_info};
 use jiff::Zoned;
@@ -28,6 +29,9 @@ use super::take::{CopyOptions, Interruption, nudge, position};
 pub(super) use agent::Way;
 pub(super) use options::{FilesOptions, prepare};
 use teller::Teller;
+
+/// How long the server may take to begin a backup before a word is said about it.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// One backup under way.
 pub(super) struct Copy<'a> {
@@ -104,7 +108,7 @@ impl Copy<'_> {
         let started = Instant::now();
         let mut references = self.files.references(self.catalog, info)?;
         let mut tries_left = self.options.retry_times;
-        let (backup, end) = loop {
+        let (backup, end, copy_time) = loop {
             let failure = match self.once(job, info, &references).await {
                 Ok(done) => break done,
                 Err(failure) => failure,
@@ -127,7 +131,10 @@ impl Copy<'_> {
             references = self.set_aside(info, references)?;
         };
         self.clear_aside(info)?;
-        self.record(info, &backup, &end, started.elapsed().as_secs_f64());
+        self.record(info, &backup, &end);
+        let workers = u32::try_from(self.files.jobs).ok();
+        let (copy_seconds, total_seconds) = (copy_time.as_secs_f64(), started.elapsed().as_secs_f64());
+        info.copy_stats = Some(backup_info::copy_stats(copy_seconds, total_seconds, workers));
         if backup.corrupt.count > 0 {
             let told = CommandError::new(backup.corrupt.to_string());
             return Err(Interruption::Command(
@@ -150,7 +157,7 @@ impl Copy<'_> {
         job: &Job,
         info: &mut BackupInfo,
         references: &[Reference],
-    ) -> Result<(FileBackup, BackupEnd), Failure> {
+    ) -> Result<(FileBackup, BackupEnd, Duration), Failure> {
         let output = &self.server.output;
         let client = pgwal::sql::connect(&job.conninfo)
             .await
@@ -166,8 +173,10 @@ impl Copy<'_> {
         );
         let session = tokio::select! {
             session = begin => session.map_err(Failure::Session)?,
+            never = self.tell_what_is_waited_for() => match never {},
             signal = signals::stop() => return Err(Failure::Other(Interruption::Signal(signal?))),
         };
+        let copying_since = Instant::now();
         info.status = Status::Started;
         info.begin_time = Some(self.begin_time.clone());
         info.set_begin(session.timeline, session.start);
@@ -189,7 +198,19 @@ impl Copy<'_> {
         let end = session.end().await.map_err(Failure::Session)?;
         let said = end.clone();
         let finished = on_a_thread(move || copied.finish(&said)).await?.map_err(Failure::Copy)?;
-        Ok((finished, end))
+        Ok((finished, end, copying_since.elapsed()))
+    }
+
+    /// Says once, when the server takes its time to begin, what it is at, and how that can be hastened.
+    async fn tell_what_is_waited_for(&self) -> Infallible {
+        tokio::time::sleep(PATIENCE).await;
+        if !self.options.immediate_checkpoint {
+            self.server.output.info(
+                "The server makes a checkpoint first, spread over time (immediate_checkpoint = true, or \
+                 --immediate-checkpoint, has it done at once)",
+            );
+        }
+        std::future::pending().await
     }
 
     /// Copies on a thread of its own. Dropped, it stops the thread, and waits until it has stopped.
@@ -296,7 +317,7 @@ impl Copy<'_> {
     }
 
     /// Writes what the copy has told into the backup's record.
-    fn record(&self, info: &mut BackupInfo, backup: &FileBackup, end: &BackupEnd, seconds: f64) {
+    fn record(&self, info: &mut BackupInfo, backup: &FileBackup, end: &BackupEnd) {
         let timeline = backup.start_timeline.or(info.timeline).unwrap_or(self.facts.timeline);
         info.set_begin(timeline, backup.start);
         info.set_end(timeline, end.stop);
@@ -304,8 +325,6 @@ impl Copy<'_> {
         info.backup_label = Some(end.label.clone());
         info.size = Some(backup.total_bytes);
         info.deduplicated_size = Some(backup.new_bytes);
-        let workers = u32::try_from(self.files.jobs).ok();
-        info.copy_stats = Some(backup_info::copy_stats(seconds, seconds, workers));
     }
 }
 
