@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 use super::config_values::{self, Spelling, python_text};
 use super::remote_values;
-use super::shown::{heading, since};
+use super::shown::heading;
 use crate::args::ServersArgs;
 use crate::config::Interval;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
 use crate::live::Live;
-use crate::output::text::duration;
+use crate::output::text::{self, duration};
 use crate::output::{Report, Style};
 
 struct Sheet {
@@ -46,13 +46,16 @@ pub fn run(context: &mut Context, args: &ServersArgs) -> Result<(), CommandError
 fn backup_age(context: &Context, server: &ServerContext, limit: Interval) -> String {
     let backups = server.catalog().current().unwrap_or_default();
     let newest = backups.iter().rev().find(|backup| backup.status.is_usable());
-    let age =
-        newest.and_then(|backup| backup.end_time.as_ref()).map(|end| since(end.timestamp(), context.now()));
-    let text = age.map_or_else(|| "No available backups".to_owned(), duration);
+    let age = newest
+        .and_then(|backup| backup.end_time.as_ref())
+        .map(|end| context.now().duration_since(end.timestamp()));
+    let told = age.map_or_else(|| "No available backups".to_owned(), text::age);
     let limit_text = duration(limit.duration());
     match age {
-        Some(age) if age <= limit.duration() => format!("{limit_text} (latest backup: {text} )"),
-        _ => format!("{limit_text} (WARNING! latest backup is {text} old)"),
+        Some(age) if age.is_negative() || age.unsigned_abs() <= limit.duration() => {
+            format!("{limit_text} (latest backup: {told} )")
+        }
+        _ => format!("{limit_text} (WARNING! latest backup is {told} old)"),
     }
 }
 

@@ -40,11 +40,6 @@ pub(super) fn isoformat(moment: &Zoned) -> String {
     datetime(&moment.with_time_zone(jiff::tz::TimeZone::system())).replacen(' ', "T", 1)
 }
 
-/// How long ago a moment was; nothing for one still to come.
-pub(super) fn since(moment: jiff::Timestamp, now: jiff::Timestamp) -> std::time::Duration {
-    std::time::Duration::try_from(now.duration_since(moment)).unwrap_or_default()
-}
-
 /// A share of one as `99.90%`.
 pub(super) fn percent(share: f64) -> String {
     format!("{:.2}%", share * 100.0)

@@ -45,6 +45,19 @@ pub fn duration(time: Duration) -> String {
     if parts.is_empty() { "less than one second".to_owned() } else { parts.join(", ") }
 }
 
+/// A length of time that may be negative, as the age of something that the clocks place in the future: `2 hours ago`, as
+/// Barman has it.
+///
+/// ```
+/// use barkeep::output::text::age;
+/// assert_eq!(age(jiff::SignedDuration::from_secs(90)), "1 minute, 30 seconds");
+/// assert_eq!(age(jiff::SignedDuration::from_secs(-7200)), "2 hours ago");
+/// ```
+pub fn age(time: jiff::SignedDuration) -> String {
+    let text = duration(time.unsigned_abs());
+    if time.is_negative() { text + " ago" } else { text }
+}
+
 /// Appends a value as Python's `json.dumps(value, sort_keys=True)` writes it: a space after each comma and colon, and
 /// everything beyond ASCII escaped.
 pub fn json(value: &Value, text: &mut String) {

@@ -2,6 +2,7 @@
 //!
 //! The same few lives are played by default; `DIFFERENTIAL_CASES=100` plays random ones, and shrinks one that ends differently.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::ops::Not;
 use std::time::{Duration, SystemTime};
@@ -11,6 +12,7 @@ use pgwal::SegmentSize;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
+use crate::restored_trees;
 use crate::shared_home::{SharedHome, Spot, Tool, put, record};
 use crate::stored::content;
 use crate::support::Run;
@@ -119,6 +121,7 @@ impl Twins {
                 home.catalog().save(&parent).unwrap();
             }
             put(&home.layout(), &info);
+            restored_trees::furnish(&home.layout(), info.id, self.next_backup);
             home.hand_over();
         }
         self.deliver(2)
@@ -192,6 +195,30 @@ impl Twins {
             let by_barman = bytes(Tool::Barman, 0);
             for (tool, which) in [(Tool::Barman, 1), (Tool::Barkeep, 0), (Tool::Barkeep, 1)] {
                 prop_assert!(bytes(tool, which) == by_barman, "{:?} on home {}: {}", tool, which, name);
+            }
+        }
+        self.compare_restored()
+    }
+
+    /// Each tool restores the oldest and the newest full backup of both homes, and the same comes of it.
+    fn compare_restored(&self) -> Result<(), TestCaseError> {
+        let backups = self.backups();
+        let full: Vec<BackupId> = backups
+            .iter()
+            .filter(|info| info.status.is_usable() && info.is_root())
+            .map(|info| info.id)
+            .collect();
+        let ends: BTreeSet<BackupId> = full.first().into_iter().chain(full.last()).copied().collect();
+        for id in ends {
+            for target in [&[][..], &["--target-immediate"]] {
+                let restored =
+                    |tool, which: usize| restored_trees::restore(&self.homes[which], tool, id, target);
+                let by_barman = restored(Tool::Barman, 0);
+                for (tool, which) in [(Tool::Barman, 1), (Tool::Barkeep, 0), (Tool::Barkeep, 1)] {
+                    let tree = restored(tool, which);
+                    let differs = restored_trees::differences(&tree, &by_barman);
+                    prop_assert_eq!(differs, [""; 0], "{:?} on home {}: {} {:?}", tool, which, id, target);
+                }
             }
         }
         Ok(())

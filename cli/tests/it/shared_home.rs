@@ -1,7 +1,7 @@
 //! A home with stored backups and WAL that needs no running server, for both tools.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use barkeep_catalog::{BackupId, BackupInfo, Catalog, Layout, Status, backup_info, xlogdb};
@@ -61,6 +61,11 @@ impl SharedHome {
 
     pub(crate) fn catalog(&self) -> Catalog {
         Catalog::new(self.layout())
+    }
+
+    /// A directory for the servers' user beside the home, as a restore's destination.
+    pub(crate) fn new_dir(&self, name: &str) -> PathBuf {
+        self.barman.new_dir(name)
     }
 
     /// Gives all that the test has written to the servers' user.

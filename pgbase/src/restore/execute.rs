@@ -515,8 +515,9 @@ fn place_control(
     let copy = || -> io::Result<()> {
         let mut from = source.read(Path::new(PG_CONTROL))?;
         let mut to = data.directory.create(Path::new(CONTROL_IN_WAITING), mode, owner)?;
-        let size = from.metadata()?.len();
-        CopyMethod::default().copy(&mut from, &mut to, size, &|_| Ok(()))
+        let metadata = from.metadata()?;
+        CopyMethod::default().copy(&mut from, &mut to, metadata.len(), &|_| Ok(()))?;
+        to.set_modified(metadata.modified()?)
     };
     copy().map_err(|source| RestoreError::Copy {
         from: plan.backup.data.join(PG_CONTROL),

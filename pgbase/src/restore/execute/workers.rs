@@ -134,6 +134,8 @@ impl Work<'_> {
             }
             let mut to = root.directory.create(&job.path, job.mode, owner)?;
             self.method.copy(&mut from, &mut to, job.size, progress)?;
+            // As rsync leaves it: what compares by time finds nothing to do.
+            to.set_modified(from.metadata()?.modified()?)?;
             Ok(job.size)
         };
         copy().map_err(|source| RestoreError::Copy {

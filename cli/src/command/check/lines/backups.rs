@@ -1,17 +1,14 @@
 //! Checks of the catalogue: its directories, its backups, its policy, its configuration.
 
-use std::time::Duration;
-
 use barkeep_catalog::{Backups, Status, xlogdb};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::wal::is_segment;
 use super::{Line, Lines, Perf};
 use crate::archive_stats::{ArchiveStats, WalOfBackup};
-use crate::command::shown::since;
 use crate::config::Interval;
 use crate::context::ServerContext;
-use crate::output::text::{duration, size_u64};
+use crate::output::text::{self, duration, size_u64};
 use crate::verdicts;
 
 /// What the backup home holds. `Err` where it can't be read.
@@ -58,10 +55,10 @@ impl Home {
     }
 
     /// How long ago the newest WAL of the newest backup was written.
-    fn wal_age(&self) -> Option<Duration> {
+    fn wal_age(&self) -> Option<SignedDuration> {
         let written = self.newest.last_time?;
         let now = self.now.as_microsecond() as f64 / 1e6;
-        Some(Duration::try_from_secs_f64(now - written).unwrap_or_default())
+        Some(SignedDuration::try_from_secs_f64(now - written).unwrap_or_default())
     }
 }
 
@@ -105,7 +102,8 @@ pub(super) fn lines(lines: &mut Lines, server: &ServerContext, home: &Home, now:
         });
     }
     let newest = backups.iter().rev().find(|backup| backup.status.is_usable());
-    let age = newest.and_then(|backup| backup.end_time.as_ref()).map(|end| since(end.timestamp(), now));
+    let age =
+        newest.and_then(|backup| backup.end_time.as_ref()).map(|end| now.duration_since(end.timestamp()));
     backup_age(lines, config.last_backup_maximum_age(), age);
     let bytes = newest.and_then(|backup| backup.size).unwrap_or(0);
     match config.last_backup_minimum_size() {
@@ -167,20 +165,20 @@ pub(super) fn configuration(lines: &mut Lines, server: &ServerContext) {
     }
 }
 
-fn backup_age(lines: &mut Lines, limit: Option<Interval>, age: Option<Duration>) {
+fn backup_age(lines: &mut Lines, limit: Option<Interval>, age: Option<SignedDuration>) {
     const NAME: &str = "backup maximum age";
     let Some(limit) = limit else { return lines.put(NAME, true, "no last_backup_maximum_age provided") };
-    let text = age.map_or_else(|| "No available backups".to_owned(), duration);
+    let text = age.map_or_else(|| "No available backups".to_owned(), text::age);
     let hint = format!("interval provided: {}, latest backup age: {text}", duration(limit.duration()));
     lines.judge(
         NAME,
-        age.is_some_and(|age| age <= limit.duration()),
+        age.is_some_and(|age| within(age, limit)),
         hint,
         "take a backup, and see why the scheduled one is missing",
     );
 }
 
-fn wal_age(lines: &mut Lines, limit: Option<Interval>, age: Option<Duration>) {
+fn wal_age(lines: &mut Lines, limit: Option<Interval>, age: Option<SignedDuration>) {
     const NAME: &str = "wal maximum age";
     const CURE: &str = "see whether WAL arrives: cron, receive-wal, archive_command; an idle server may need archive_timeout";
     let Some(limit) = limit else { return lines.put(NAME, true, "no last_wal_maximum_age provided") };
@@ -190,9 +188,14 @@ fn wal_age(lines: &mut Lines, limit: Option<Interval>, age: Option<Duration>) {
             let hint = format!(
                 "interval provided: {}, latest wal age: {}",
                 duration(limit.duration()),
-                duration(age)
+                text::age(age)
             );
-            lines.judge(NAME, age <= limit.duration(), hint, CURE);
+            lines.judge(NAME, within(age, limit), hint, CURE);
         }
     }
+}
+
+/// Whether something is not older than is allowed; what the clocks place in the future is not.
+fn within(age: SignedDuration, limit: Interval) -> bool {
+    age.is_negative() || age.unsigned_abs() <= limit.duration()
 }
