@@ -1,0 +1,87 @@
+//! Dividing the files among jobs: large ones in ranges, small ones in batches.
+
+use std::sync::{Arc, Mutex};
+
+use super::super::list::{FileList, State};
+use super::super::target::Output;
+use super::hash::Hash;
+use crate::manifest::ChecksumAlgorithm;
+
+/// Files from this size on are copied one by one, in ranges where their checksum allows, in bytes.
+pub(super) const LARGE_BYTES: u64 = 4 << 20;
+/// Size of a range in bytes.
+const RANGE_BYTES: u64 = 32 << 20;
+/// Most files of a batch.
+const BATCH_FILES: usize = 128;
+/// Most bytes of a batch, more or less.
+const BATCH_BYTES: u64 = 8 << 20;
+
+/// Something to do for one thread.
+pub(super) enum Job {
+    /// A part of a large file, by its index among them.
+    Range { large: usize, offset: u64, length: u64 },
+    /// Small files with these row numbers, all of one tree.
+    Batch { rows: std::ops::Range<usize>, tree: u16 },
+}
+
+/// A large file under way.
+pub(super) struct Large {
+    pub(super) row: usize,
+    pub(super) state: Mutex<LargeState>,
+}
+
+#[derive(Default)]
+pub(super) struct LargeState {
+    pub(super) output: Option<Arc<Output>>,
+    pub(super) parts: Vec<Part>,
+    pub(super) ranges: usize,
+    pub(super) vanished: bool,
+    pub(super) modified_ns: i64,
+}
+
+pub(super) struct Part {
+    pub(super) offset: u64,
+    pub(super) wanted: u64,
+    pub(super) got: u64,
+    pub(super) hash: Hash,
+}
+
+/// Divides the files among jobs.
+pub(super) fn divide(list: &FileList, algorithm: ChecksumAlgorithm) -> (Vec<Job>, Vec<Large>) {
+    let mut large_rows: Vec<usize> = Vec::new();
+    let mut batches = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    let tree_of = |index: usize| list.rows.get(index).map(|row| list.directory(row).tree);
+    for (index, row) in list.rows.iter().enumerate() {
+        let is_large = row.size >= LARGE_BYTES && row.state == State::Listed;
+        if is_large {
+            large_rows.push(index);
+        } else {
+            bytes += row.size;
+        }
+        let ends =
+            index + 1 - start >= BATCH_FILES || bytes >= BATCH_BYTES || tree_of(index + 1) != tree_of(index);
+        if ends {
+            batches.push(Job::Batch { rows: start..index + 1, tree: list.directory(row).tree });
+            (start, bytes) = (index + 1, 0);
+        }
+    }
+    large_rows.sort_by_key(|index| std::cmp::Reverse(list.rows[*index].size));
+    let mut jobs = Vec::new();
+    let mut larges = Vec::new();
+    // Checksums other than CRC-32C need a file's bytes in order.
+    let splits = matches!(algorithm, ChecksumAlgorithm::Crc32c | ChecksumAlgorithm::None);
+    for row in large_rows {
+        let size = list.rows[row].size;
+        let step = if splits { RANGE_BYTES } else { size };
+        let ranges = size.div_ceil(step);
+        for range in 0..ranges {
+            let offset = range * step;
+            jobs.push(Job::Range { large: larges.len(), offset, length: step.min(size - offset) });
+        }
+        let state = LargeState { ranges: ranges as usize, ..LargeState::default() };
+        larges.push(Large { row, state: Mutex::new(state) });
+    }
+    jobs.extend(batches);
+    (jobs, larges)
+}
