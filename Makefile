@@ -6,8 +6,9 @@
 REQUIRE_PG ?= 13,14,15,17,18
 export REQUIRE_PG
 
-# Any target of this machine does: with glibc it is as static as glibc gets, with musl wholly.
-STATIC_TARGET ?= $(shell rustc -vV | sed -n 's/^host: //p')
+# musl where rustc has it, else glibc, linked statically: both run on any Linux of the same CPU. Names of users and hosts are
+# looked up without glibc's plug-ins then: files, DNS, and the program getent.
+STATIC_TARGET ?= $(shell scripts/static-target.sh)
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20

@@ -3,18 +3,23 @@
 #
 # usage: scripts/dist.sh            (or: make dist)
 #
-#   BARKEEP     the binary to pack       [built here: target/release/barkeep]
+#   BARKEEP     the binary to pack       [built here, static: make build-static]
 #   DIST_DIR    where the results go     [target/dist]
 #
-# The package depends on nothing but the C library, and conflicts with nothing: Barman's names are made by
+# The package depends on nothing, not even on a C library, and conflicts with nothing: Barman's names are made by
 # `barkeep install-links` where they are wanted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 binary=${BARKEEP:-}
 if [ -z "$binary" ]; then
-    cargo build --release --locked -p barkeep
-    binary=target/release/barkeep
+    target=$(scripts/static-target.sh)
+    make build-static "STATIC_TARGET=$target"
+    binary=${CARGO_TARGET_DIR:-target}/$target/release/barkeep
+fi
+if readelf -d "$binary" | grep -q NEEDED; then
+    echo "$binary needs shared libraries: it would not run as agent on every host" >&2
+    exit 1
 fi
 out=${DIST_DIR:-target/dist}
 version=$("$binary" --version | cut -d' ' -f2)
@@ -52,7 +57,6 @@ Architecture: $(dpkg --print-architecture)
 Maintainer: The barkeep authors <maintainers@barkeep.invalid>
 Section: database
 Priority: optional
-Depends: libc6 (>= 2.34)
 Suggests: openssh-client
 Homepage: https://github.com/barkeep/barkeep
 Description: Backup and point-in-time recovery for PostgreSQL

@@ -84,7 +84,9 @@ pub struct BackupInfo {
     pub deduplicated_size: Option<u64>,
     /// Times of the copy, as Barman keeps them; see [`copy_stats`].
     pub copy_stats: Option<Literal>,
-    /// How the backup's archives are compressed; `None` for a plain tree.
+    /// How the backup's archives are compressed; `None` for a plain tree. See also [`set_compressed_files`].
+    ///
+    /// [`set_compressed_files`]: Self::set_compressed_files
     pub compression: Option<String>,
     /// How they are encrypted (`gpg`).
     pub encryption: Option<String>,
@@ -133,7 +135,21 @@ impl BackupType {
     }
 }
 
+/// What follows a compression's name in the record of a backup whose files are compressed one by one. Barman knows no
+/// such compression: it lists and deletes the backup, and refuses to restore it.
+const FILES_SUFFIX: &str = "-files";
+
 impl BackupInfo {
+    /// Notes that the backup's files, rather than archives of them, are compressed one by one.
+    pub fn set_compressed_files(&mut self, compression: &str) {
+        self.compression = Some(format!("{compression}{FILES_SUFFIX}"));
+    }
+
+    /// Whether the backup's files are compressed one by one.
+    pub fn has_compressed_files(&self) -> bool {
+        self.compression.as_deref().is_some_and(|name| name.ends_with(FILES_SUFFIX))
+    }
+
     /// The record of a backup that is about to start: [`Status::Empty`], nothing else known.
     pub fn new(id: BackupId, server_name: &str) -> Self {
         let server_name = Some(server_name.to_owned());

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
-pub(crate) use method::{CopyMethod, copy_buffered};
+pub(crate) use method::{CopyMethod, copy_buffered, copy_without_zeros};
 
 /// The deepest path followed beneath a directory; PostgreSQL's own trees are five deep.
 const DEPTH_MAX: usize = 64;

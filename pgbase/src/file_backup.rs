@@ -34,6 +34,7 @@ use crate::pipeline::{CorruptPages, DATA_DIRECTORY, durable};
 use list::{FileList, State};
 use target::Target;
 
+pub use crate::packed::Packing;
 pub use error::FileBackupError;
 pub use inspector::PageInspector;
 pub use reference::{Reference, Reuse};
@@ -79,6 +80,8 @@ pub struct FileBackupPlan {
     pub references: Vec<Reference>,
     /// Whether the host is far away: then hashing is cheaper than sending.
     pub remote: bool,
+    /// How the copies are compressed, one by one; `None` stores files as they are.
+    pub packing: Option<Packing>,
 }
 
 /// Gets what happens while files are copied, from several threads.
@@ -100,7 +103,7 @@ pub struct FileBackup {
     pub start: Lsn,
     /// The timeline it began on; `None` for a label that does not say.
     pub start_timeline: Option<TimelineId>,
-    /// The sum of all file sizes in bytes, the manifest included.
+    /// The sum of all file sizes in bytes as they are stored, the manifest included.
     pub total_bytes: u64,
     /// The same without files shared with an earlier backup.
     pub new_bytes: u64,
@@ -357,8 +360,8 @@ impl CopiedFiles {
         hasher.update(bytes);
         let mut checksum = Vec::new();
         hasher.finish_into(&mut checksum);
-        let index = self.list.add_late(parent, name, &checksum).map_err(|_| FileBackupError::TooMany)?;
-        self.list.finish(index, Some((bytes.len() as u64, modified_ns, &checksum)));
+        let facts = (bytes.len() as u64, modified_ns);
+        self.list.add_late(parent, name, facts, &checksum).map_err(|_| FileBackupError::TooMany)?;
         self.total_bytes += bytes.len() as u64;
         self.new_bytes += bytes.len() as u64;
         Ok(())

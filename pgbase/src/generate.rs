@@ -240,8 +240,11 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, name).unwrap();
         }
-        let trees =
-            BackupTrees { data: dir.path().join("data"), tablespaces: vec![(7, dir.path().join("7"))] };
+        let trees = BackupTrees {
+            data: dir.path().join("data"),
+            tablespaces: vec![(7, dir.path().join("7"))],
+            packed: false,
+        };
         (dir, trees)
     }
 

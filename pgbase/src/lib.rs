@@ -7,6 +7,7 @@ mod copy;
 pub mod file_backup;
 pub mod generate;
 pub mod manifest;
+mod packed;
 pub mod pipeline;
 mod pool;
 pub mod recovery;

@@ -1,7 +1,6 @@
 //! The files of a stored backup: found in its trees, and hashed by several threads.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::copy::{Directory, Kind};
 use crate::manifest::{ChecksumAlgorithm, MANIFEST_FILE};
+use crate::packed::{StoredFile, original_path};
 use crate::pool;
 
 /// How much of a file is read at a time, in bytes.
@@ -28,6 +28,9 @@ pub struct BackupTrees {
     pub data: PathBuf,
     /// The copies of tablespaces, by object id.
     pub tablespaces: Vec<(u32, PathBuf)>,
+    /// Whether files may be compressed one by one (`docs/formats.md`, "Compressed files"): names and sizes are then what
+    /// they are without.
+    pub packed: bool,
 }
 
 /// Who is told how far a scan is, from several threads at a time.
@@ -61,6 +64,7 @@ pub(crate) fn is_not_listed(path: &[u8]) -> bool {
 #[derive(Debug)]
 pub(crate) struct Trees {
     trees: Vec<Tree>,
+    packed: bool,
 }
 
 #[derive(Debug)]
@@ -107,7 +111,7 @@ impl Trees {
             let prefix = format!("pg_tblspc/{oid}/").into_bytes();
             opened.push(Tree { directory: open(path)?, prefix });
         }
-        Ok(Trees { trees: opened })
+        Ok(Trees { trees: opened, packed: trees.packed })
     }
 
     /// The tree that a manifest's path is in, and its path there.
@@ -118,13 +122,16 @@ impl Trees {
     }
 
     /// Opens an ordinary file by a manifest's path.
-    pub(crate) fn read(&self, path: &[u8]) -> io::Result<File> {
+    pub(crate) fn read(&self, path: &[u8]) -> io::Result<StoredFile> {
         let (directory, path) = self.place(path).ok_or(io::ErrorKind::NotFound)?;
-        directory.read(path)
+        match self.packed {
+            true => StoredFile::open(directory, path),
+            false => directory.read(path).map(StoredFile::Plain),
+        }
     }
 
     /// Tells `each` of everything in all trees that is no directory and not left out of manifests, and `unreadable` of
-    /// directories that can't be read.
+    /// directories and compressed files that can't be read.
     pub(crate) fn walk(&self, mut each: impl FnMut(Found), mut unreadable: impl FnMut(Vec<u8>, io::Error)) {
         let links: Vec<&[u8]> = self.trees.iter().filter_map(|tree| tree.prefix.strip_suffix(b"/")).collect();
         for tree in &self.trees {
@@ -151,10 +158,16 @@ impl Trees {
                     if is_not_listed(&path) || links.contains(&&path[..]) {
                         continue;
                     }
-                    match entry.kind {
-                        Kind::Directory => pending.push((name, depth + 1)),
-                        kind => {
-                            each(Found { path, kind, bytes: entry.size, modified: entry.modified });
+                    let (kind, modified) = (entry.kind, entry.modified);
+                    match original_path(&name).filter(|_| self.packed && kind == Kind::File) {
+                        _ if kind == Kind::Directory => pending.push((name, depth + 1)),
+                        None => each(Found { path, kind, bytes: entry.size, modified }),
+                        Some((own, _)) => {
+                            let path = full(&own);
+                            match self.read(&path).and_then(|file| file.size()) {
+                                Ok(bytes) => each(Found { path, kind, bytes, modified }),
+                                Err(error) => unreadable(path, error),
+                            }
                         }
                     }
                 }

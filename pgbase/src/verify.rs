@@ -10,7 +10,6 @@ mod listed;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -112,9 +111,16 @@ pub fn verify_backup(
                 Compared::ToHash(job) => jobs.push(job),
             }
         },
-        |path, error| unreadable.push(Fault::new(&path, FaultKind::unreadable(&error))),
+        |path, error| {
+            let fault = Fault::new(&path, FaultKind::unreadable(&error));
+            unreadable.push((path, fault));
+        },
     );
-    unreadable.into_iter().for_each(|fault| faults.add(fault));
+    for (path, fault) in unreadable {
+        // It is there, so it is not missing as well.
+        listed.take(&path);
+        faults.add(fault);
+    }
     listed.unmatched().for_each(|path| faults.add(Fault::new(path, FaultKind::Missing)));
 
     let (files, bytes) = (jobs.len() as u64, jobs.iter().map(|job| job.bytes).sum());
@@ -134,7 +140,7 @@ pub fn verify_backup(
 
 fn read_manifest(backup: &BackupTrees, trees: &Trees) -> Result<(Listed, ManifestFacts), VerifyError> {
     let path = backup.data.join(MANIFEST_FILE);
-    let file: File = match trees.read(MANIFEST_FILE.as_bytes()) {
+    let file = match trees.read(MANIFEST_FILE.as_bytes()) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(VerifyError::NoManifest { path });

@@ -269,7 +269,7 @@ fn warn_of_ignored(context: &Context, args: &BackupArgs, streams: bool) {
         ("--jobs-start-batch-period", args.jobs_start_batch_period.is_some()),
         ("--jobs-start-batch-size", args.jobs_start_batch_size.is_some()),
         ("--keepalive-interval", streams && args.keepalive_interval.is_some()),
-        ("--manifest", args.manifest),
+        ("--manifest", streams && args.manifest),
         ("--no-manifest", args.no_manifest),
         ("--cloud-staging-directory", args.cloud_staging_directory.is_some()),
         ("--cloud-staging-max-size", args.cloud_staging_max_size.is_some()),

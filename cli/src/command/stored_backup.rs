@@ -41,7 +41,7 @@ pub(super) fn check_readable(info: &BackupInfo, server: &str, what: &str) -> Res
         "made of disk snapshots"
     } else if info.encryption.is_some() {
         "encrypted"
-    } else if info.compression.is_some() {
+    } else if info.compression.is_some() && !info.has_compressed_files() {
         "made of tar archives"
     } else {
         return Ok(());
@@ -55,6 +55,7 @@ pub(super) fn trees(layout: &Layout, info: &BackupInfo) -> BackupTrees {
     BackupTrees {
         data: layout.backup_data(info.id),
         tablespaces: info.tablespaces.iter().map(|tablespace| place(tablespace.oid)).collect(),
+        packed: info.has_compressed_files(),
     }
 }
 

@@ -133,7 +133,7 @@ impl<'a> Assembler<'a> {
         };
         match key.kind.parse(&text) {
             Ok(value) => {
-                if key.support == Support::Pending && !is_default(key, &text, &value) {
+                if key.support != Support::Acted && !is_default(key, &text, &value) {
                     self.pending.insert(key.name);
                 }
                 if let (Kind::Natural, Value::Integer(number @ ..0)) = (key.kind, &value) {

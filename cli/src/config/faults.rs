@@ -46,12 +46,8 @@ fn contradictions(server: &ServerConfig) -> Vec<String> {
                 !set("ssh_command"),
                 format!("server '{name}' has backup_method = rsync and no ssh_command"),
             );
-            fault(set("backup_compression"), refuse("backup_compression"));
         }
-        BackupMethod::LocalRsync => {
-            fault(set("ssh_command"), refuse("ssh_command"));
-            fault(set("backup_compression"), refuse("backup_compression"));
-        }
+        BackupMethod::LocalRsync => fault(set("ssh_command"), refuse("ssh_command")),
         BackupMethod::Postgres => {
             fault(set("tablespace_bandwidth_limit"), refuse("tablespace_bandwidth_limit"));
             fault(reuse, refuse("reuse_backup"));

@@ -31,6 +31,8 @@ pub struct Scope {
 pub enum Support {
     /// It does.
     Acted,
+    /// It does in backups by copying files; for other methods it is like a pending one.
+    OfCopies,
     /// Barman knows the key, barkeep does not act on it yet: accepted, and named in a warning.
     Pending,
 }
@@ -40,6 +42,7 @@ const GS: Scope = Scope { global: true, model: false };
 const SM: Scope = Scope { global: false, model: true };
 const S: Scope = Scope { global: false, model: false };
 const ACTED: Support = Support::Acted;
+const COPIES: Support = Support::OfCopies;
 const PENDING: Support = Support::Pending;
 
 /// The keys of `[barman]` that belong to the program rather than to servers. All hold text here; the few with a
@@ -84,7 +87,7 @@ pub const SERVER_KEYS: &[Key] = &[
     key("agent", GSM, Kind::Choice(&["auto", "path", "deployed-only"]), "auto", ACTED),
     key("archiver", GSM, Kind::Boolean, "off", ACTED),
     key("archiver_batch_size", GSM, Kind::Natural, "0", ACTED),
-    key("autogenerate_manifest", GSM, Kind::Boolean, "false", PENDING),
+    key("autogenerate_manifest", GSM, Kind::Boolean, "false", ACTED),
     key("aws_await_snapshots_timeout", GSM, Kind::Natural, "3600", PENDING),
     key("aws_check_object_lock", GSM, Kind::Boolean, "off", PENDING),
     key("aws_encryption", GSM, Kind::Word(&["AES256", "aws:kms"]), "", PENDING),
@@ -100,9 +103,9 @@ pub const SERVER_KEYS: &[Key] = &[
     key("azure_credential", GSM, Kind::Text, "", PENDING),
     key("azure_resource_group", GSM, Kind::Text, "", PENDING),
     key("azure_subscription_id", GSM, Kind::Text, "", PENDING),
-    key("backup_compression", GSM, Kind::Choice(&["gzip", "lz4", "zstd", "none"]), "", PENDING),
+    key("backup_compression", GSM, Kind::Choice(&["gzip", "lz4", "zstd", "none"]), "", COPIES),
     key("backup_compression_format", GSM, Kind::Choice(&["plain", "tar"]), "", PENDING),
-    key("backup_compression_level", GSM, Kind::Integer, "", PENDING),
+    key("backup_compression_level", GSM, Kind::Integer, "", COPIES),
     key("backup_compression_location", GSM, Kind::Choice(&["client", "server"]), "", PENDING),
     key("backup_compression_workers", GSM, Kind::Integer, "", PENDING),
     key("backup_directory", S, Kind::Text, "", ACTED),

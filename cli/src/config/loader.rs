@@ -51,7 +51,7 @@ pub(super) fn load(path: &Path, user_home: Option<&Path>) -> Result<Config, Conf
     let conflicts = shared_directories(&servers);
     Ok(Config {
         path: path.to_owned(),
-        pending: servers.values().flat_map(|server| server.pending().iter().copied()).collect(),
+        pending: servers.values().flat_map(|server| server.pending()).collect(),
         servers: servers.into_iter().map(|(name, server)| (name, Arc::new(server))).collect(),
         models,
         warnings,

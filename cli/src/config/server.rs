@@ -96,8 +96,12 @@ impl ServerConfig {
     }
 
     /// The keys that are set for this server, by whichever section, and that are not acted on.
-    pub fn pending(&self) -> &BTreeSet<&'static str> {
-        &self.pending
+    pub fn pending(&self) -> impl Iterator<Item = &'static str> {
+        let copies = matches!(self.backup_method(), BackupMethod::Rsync | BackupMethod::LocalRsync);
+        let acted = move |key: &&str| {
+            copies && keys::find(key).is_some_and(|key| key.support == keys::Support::OfCopies)
+        };
+        self.pending.iter().copied().filter(move |key| !acted(key))
     }
 
     /// `[barman] barman_home`.
@@ -325,6 +329,11 @@ impl ServerConfig {
     /// `agent`: which agent to use at the far end of `ssh_command`: auto, path or deployed-only.
     pub fn agent(&self) -> &str {
         self.text("agent").unwrap_or("auto")
+    }
+
+    /// `backup_compression_level`, in the scale of the compression.
+    pub fn backup_compression_level(&self) -> Option<i32> {
+        self.text("backup_compression_level").and_then(integer).and_then(|level| level.try_into().ok())
     }
 
     /// `network_compression`: compress what goes over SSH.

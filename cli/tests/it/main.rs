@@ -11,6 +11,7 @@ mod barman_interop;
 mod check_oracle;
 mod command_line;
 mod completeness;
+mod compressed_files;
 mod configparser;
 mod configuration;
 mod configuration_change;

@@ -153,6 +153,32 @@ pub(crate) fn copy_buffered(
     }
 }
 
+/// Copies `size` bytes of a stream into an empty file, leaving out what is zero.
+pub(crate) fn copy_without_zeros(
+    from: &mut impl Read,
+    to: &File,
+    size: u64,
+    progress: &dyn Fn(u64) -> io::Result<()>,
+) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut buffer = Vec::with_capacity(BUFFER_BYTES);
+    let mut at = 0;
+    loop {
+        buffer.clear();
+        let bytes = from.by_ref().take(BUFFER_BYTES as u64).read_to_end(&mut buffer)? as u64;
+        if bytes == 0 {
+            break;
+        }
+        if buffer.iter().any(|byte| *byte != 0) {
+            to.write_all_at(&buffer, at)?;
+        }
+        at += bytes;
+        progress(bytes)?;
+    }
+    check_size(at, size)?;
+    to.set_len(size)
+}
+
 /// The answers of a kernel or file system that can't do it, rather than failed to.
 fn unsupported(error: Errno) -> bool {
     matches!(

@@ -3,6 +3,7 @@
 mod batch;
 mod hash;
 mod jobs;
+mod packed;
 mod range;
 mod reuse;
 
@@ -14,21 +15,26 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use barkeep_transport::host::{Host, HostError, ReadOptions};
 
 use crate::copy::{CopyMethod, Directory};
+use crate::packed::{BlockPacker, Packing, original_name};
 use crate::pipeline::{CorruptPage, CorruptPages, MAX_CORRUPT_PAGES};
 use crate::pool;
 
 use super::inspector::{self, Parameters};
 use super::limit::Limiter;
-use super::list::FileList;
+use super::list::{FileList, Outcomes};
 use super::reference::{Known as KnownChecksums, OpenReference};
 use super::target::{Target, Writer};
 use super::{FileBackupError, FileBackupObserver, FileBackupPlan, Tree, TreeKind};
 use jobs::{Job, Large, divide};
 
+/// Smaller files are never compressed, in bytes: file systems have nothing smaller than this.
+const PACK_FROM_BYTES: u64 = 4097;
+
 /// What was copied.
 pub(super) struct Outcome {
     pub(super) list: FileList,
     pub(super) corrupt: CorruptPages,
+    /// As files are stored.
     pub(super) total_bytes: u64,
     pub(super) new_bytes: u64,
 }
@@ -51,13 +57,52 @@ struct Work<'a> {
 }
 
 struct Shared {
-    finished: Vec<(usize, Option<Finished>)>,
+    /// What became of each file, in few bytes: a million of them have to fit into memory.
+    outcomes: Outcomes,
     corrupt: CorruptPages,
+    /// As files are stored.
+    total_bytes: u64,
     new_bytes: u64,
+}
+
+impl Shared {
+    /// Notes what became of a file; `is_new` unless it shares its bytes with an earlier copy.
+    fn note(&mut self, list: &FileList, row: usize, finished: Option<Finished>, is_new: bool) {
+        let stored = finished.as_ref().map_or(0, |file| file.stored);
+        self.total_bytes += stored;
+        self.new_bytes += if is_new { stored } else { 0 };
+        let outcome = finished.as_ref().map(|file| (file.size, file.modified_ns, &file.checksum[..]));
+        self.outcomes.note(list, row, outcome);
+    }
+}
+
+/// What each thread has for itself.
+struct Tools {
+    writer: Writer,
+    packer: Option<(BlockPacker, u32)>,
+}
+
+impl Tools {
+    fn new() -> Self {
+        Tools { writer: Writer::new(), packer: None }
+    }
+
+    /// A packer that has nothing yet.
+    fn packer(&mut self, packing: Packing, block_bytes: u32) -> io::Result<&mut BlockPacker> {
+        let kept = self.packer.take().filter(|(_, known)| *known == block_bytes);
+        let (mut packer, _) = match kept {
+            Some(kept) => kept,
+            None => (BlockPacker::with_blocks(packing, block_bytes)?, block_bytes),
+        };
+        packer.reset();
+        Ok(&mut self.packer.insert((packer, block_bytes)).0)
+    }
 }
 
 struct Finished {
     size: u64,
+    /// How large it is as it is stored.
+    stored: u64,
     modified_ns: i64,
     checksum: Vec<u8>,
 }
@@ -75,7 +120,6 @@ pub(super) fn copy_all(
     mut list: FileList,
     observer: &dyn FileBackupObserver,
 ) -> Result<Outcome, FileBackupError> {
-    list.begin_copy();
     let oids: Vec<u32> = plan.tablespaces.iter().map(|one| one.oid).collect();
     let references: Vec<OpenReference> =
         plan.references.iter().map(|reference| OpenReference::open(reference, &oids)).collect();
@@ -84,8 +128,13 @@ pub(super) fn copy_all(
         .iter()
         .map(|reference| reference.checksums(&list, plan.manifest_checksum, &prefixes))
         .collect();
-    let (jobs, larges) = divide(&list, plan.manifest_checksum);
-    let shared = Shared { finished: Vec::new(), corrupt: CorruptPages::default(), new_bytes: 0 };
+    let (jobs, larges) = divide(&list, plan.manifest_checksum, plan.packing.is_some());
+    let shared = Shared {
+        outcomes: list.begin_copy(),
+        corrupt: CorruptPages::default(),
+        total_bytes: 0,
+        new_bytes: 0,
+    };
     let work = Work {
         host,
         plan,
@@ -100,22 +149,20 @@ pub(super) fn copy_all(
         shared: Mutex::new(shared),
         list: &list,
     };
-    pool::run(&jobs, plan.jobs.max(1), Writer::new, |writer, job, stop| work.run(writer, job, stop))?;
+    pool::run(&jobs, plan.jobs.max(1), Tools::new, |tools, job, stop| work.run(tools, job, stop))?;
     let Work { shared, .. } = work;
     let shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
-    for (index, finished) in shared.finished {
-        list.finish(index, finished.as_ref().map(|file| (file.size, file.modified_ns, &file.checksum[..])));
-    }
-    let total_bytes = list.totals().1;
-    Ok(Outcome { list, corrupt: shared.corrupt, total_bytes, new_bytes: shared.new_bytes })
+    list.end_copy(shared.outcomes);
+    let Shared { corrupt, total_bytes, new_bytes, .. } = shared;
+    Ok(Outcome { list, corrupt, total_bytes, new_bytes })
 }
 
 impl Work<'_> {
-    fn run(&self, writer: &mut Writer, job: &Job, stop: &AtomicBool) -> Result<(), FileBackupError> {
-        writer.clear();
+    fn run(&self, tools: &mut Tools, job: &Job, stop: &AtomicBool) -> Result<(), FileBackupError> {
+        tools.writer.clear();
         match job {
-            Job::Range { large, offset, length } => self.range(writer, *large, *offset, *length, stop),
-            Job::Batch { rows, tree } => self.batch(writer, rows.clone(), *tree, stop),
+            Job::Range { large, offset, length } => self.range(tools, *large, *offset, *length, stop),
+            Job::Batch { rows, tree } => self.batch(tools, rows.clone(), *tree, stop),
         }
     }
 
@@ -160,11 +207,19 @@ impl Work<'_> {
     }
 
     fn finished(&self, row: usize, finished: Option<Finished>, is_new: bool) {
-        let mut shared = lock(&self.shared);
-        if let (true, Some(file)) = (is_new, &finished) {
-            shared.new_bytes += file.size;
-        }
-        shared.finished.push((row, finished));
+        lock(&self.shared).note(self.list, row, finished, is_new);
+    }
+
+    /// How a file is compressed; `None` for one that is stored as it is: a small one, or one at the top of the data
+    /// directory, where people look for configuration.
+    fn packing(&self, row: usize) -> Option<Packing> {
+        let packing = self.plan.packing?;
+        let file = &self.list.rows[row];
+        let place = self.list.directory(file);
+        let at_top = self.tree(place.tree).kind != TreeKind::Tablespace && place.path.as_os_str().is_empty();
+        // The name of one that is stored as it is must not look like that of a compressed one.
+        let has_to_be = original_name(self.list.name(file)).is_some();
+        (has_to_be || (!at_top && file.size >= PACK_FROM_BYTES)).then_some(packing)
     }
 
     fn note_findings(&self, row: usize, findings: &[u8]) -> Result<(), FileBackupError> {

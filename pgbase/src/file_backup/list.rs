@@ -163,42 +163,80 @@ impl FileList {
         wanted.fold((0, 0), |(files, bytes), row| (files + 1, bytes + row.size))
     }
 
-    /// Makes room for checksums.
-    pub(super) fn begin_copy(&mut self) {
-        self.checksums = vec![0; self.rows.len() * self.algorithm.checksum_bytes()];
+    /// Somewhere to note what becomes of the files while they are copied.
+    pub(super) fn begin_copy(&self) -> Outcomes {
+        let checksum_bytes = self.algorithm.checksum_bytes();
+        Outcomes {
+            checksum_bytes,
+            checksums: vec![0; self.rows.len() * checksum_bytes],
+            states: self.rows.iter().map(|row| row.state).collect(),
+            changed: Vec::new(),
+        }
     }
 
-    /// Adds a file of the data directory after the copy has begun; its index.
+    /// Takes over what became of them.
+    pub(super) fn end_copy(&mut self, outcomes: Outcomes) {
+        for (row, state) in self.rows.iter_mut().zip(outcomes.states) {
+            row.state = state;
+        }
+        for (row, size, modified_ns) in outcomes.changed {
+            if let Some(row) = self.rows.get_mut(row) {
+                (row.size, row.modified_ns) = (size, modified_ns);
+            }
+        }
+        self.checksums = outcomes.checksums;
+    }
+
+    /// Adds a file of the data directory that was copied after all others.
     pub(super) fn add_late(
         &mut self,
         directory: &Path,
         name: &OsStr,
+        (size, modified_ns): (u64, i64),
         checksum: &[u8],
-    ) -> Result<usize, Overflow> {
+    ) -> Result<(), Overflow> {
         let known = self.directories.iter().position(|one| one.tree == 0 && one.path == directory);
-        self.add_file(known.ok_or(Overflow)?, name, 0, 0, 0o600)?;
-        self.checksums.extend_from_slice(checksum);
-        Ok(self.rows.len() - 1)
-    }
-
-    /// Notes what became of a file; `None` when it has vanished.
-    pub(super) fn finish(&mut self, index: usize, outcome: Option<(u64, i64, &[u8])>) {
-        let Some(row) = self.rows.get_mut(index) else { return };
-        let Some((size, modified_ns, checksum)) = outcome else {
-            row.state = State::Gone;
-            return;
-        };
-        (row.size, row.modified_ns, row.state) = (size, modified_ns, State::Copied);
-        let bytes = self.algorithm.checksum_bytes();
-        if checksum.len() == bytes {
-            self.checksums[index * bytes..][..bytes].copy_from_slice(checksum);
+        self.add_file(known.ok_or(Overflow)?, name, size, modified_ns, 0o600)?;
+        if let Some(row) = self.rows.last_mut() {
+            row.state = State::Copied;
         }
+        self.checksums.extend_from_slice(checksum);
+        Ok(())
     }
 
     /// A copied file's checksum.
     pub(super) fn checksum(&self, index: usize) -> &[u8] {
         let bytes = self.algorithm.checksum_bytes();
         &self.checksums[index * bytes..][..bytes]
+    }
+}
+
+/// What became of each file, apart from the list, which many threads read meanwhile.
+#[derive(Debug)]
+pub(super) struct Outcomes {
+    checksum_bytes: usize,
+    checksums: Vec<u8>,
+    states: Vec<State>,
+    /// Files that are no longer as they were listed: their rows, sizes, and times.
+    changed: Vec<(usize, u64, i64)>,
+}
+
+impl Outcomes {
+    /// Notes what became of a file: its size, when it was changed last, and its checksum; `None` when it has vanished.
+    pub(super) fn note(&mut self, list: &FileList, row: usize, outcome: Option<(u64, i64, &[u8])>) {
+        let (Some(state), Some(listed)) = (self.states.get_mut(row), list.rows.get(row)) else { return };
+        let Some((size, modified_ns, checksum)) = outcome else {
+            *state = State::Gone;
+            return;
+        };
+        *state = State::Copied;
+        if (size, modified_ns) != (listed.size, listed.modified_ns) {
+            self.changed.push((row, size, modified_ns));
+        }
+        let bytes = self.checksum_bytes;
+        if checksum.len() == bytes {
+            self.checksums[row * bytes..][..bytes].copy_from_slice(checksum);
+        }
     }
 }
 

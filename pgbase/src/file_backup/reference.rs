@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::copy::Directory;
 use crate::manifest::{self, ChecksumAlgorithm, MANIFEST_FILE};
+use crate::packed::StoredFile;
 
 use super::list::FileList;
 
@@ -38,6 +39,8 @@ pub struct Reference {
     pub horizon_ns: i64,
     /// How its files are used.
     pub reuse: Reuse,
+    /// Whether its files may be compressed one by one.
+    pub packed: bool,
 }
 
 /// An earlier copy, opened.
@@ -47,16 +50,28 @@ pub(super) struct OpenReference {
     pub(super) trees: Vec<Option<Directory>>,
     pub(super) horizon_ns: i64,
     pub(super) reuse: Reuse,
+    packed: bool,
     manifest: PathBuf,
 }
 
 /// What an earlier copy has of a file.
 #[derive(Debug)]
 pub(super) struct Earlier {
-    pub(super) file: File,
+    pub(super) file: StoredFile,
+    /// Its own size in bytes, however it is stored.
     pub(super) size: u64,
-    /// Whether it can be used without looking at the server's.
-    pub(super) is_same: bool,
+    pub(super) sameness: Sameness,
+}
+
+/// Whether a file of an earlier copy is the server's, by its size and age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sameness {
+    /// It is: nobody needs to look at the server's.
+    Sure,
+    /// It seems so, but may have changed within the same tick of the clock: its content tells.
+    Likely,
+    /// It is not.
+    No,
 }
 
 impl OpenReference {
@@ -71,6 +86,7 @@ impl OpenReference {
             trees,
             horizon_ns: reference.horizon_ns,
             reuse: reference.reuse,
+            packed: reference.packed,
             manifest: reference.data.join(MANIFEST_FILE),
         }
     }
@@ -90,18 +106,24 @@ impl OpenReference {
         size: u64,
         modified_ns: i64,
     ) -> Option<Earlier> {
-        let file = directory.read(Path::new(name)).ok()?;
-        let stat = file.metadata().ok()?;
+        let file = match self.packed {
+            true => StoredFile::open(directory, Path::new(name)).ok()?,
+            false => StoredFile::Plain(directory.read(Path::new(name)).ok()?),
+        };
+        let stat = file.file().metadata().ok()?;
+        let own_size = file.size().ok()?;
         let theirs = stat.mtime().saturating_mul(1_000_000_000).saturating_add(stat.mtime_nsec());
         // Some tools keep whole seconds only.
         let second = 1_000_000_000;
         let as_old = theirs == modified_ns
             || (theirs % second == 0 && theirs.div_euclid(second) == modified_ns.div_euclid(second));
-        let is_same = self.reuse != Reuse::Compare
-            && stat.len() == size
-            && as_old
-            && modified_ns < self.horizon_ns.saturating_sub(second);
-        Some(Earlier { file, size: stat.len(), is_same })
+        let is_old = self.reuse != Reuse::Compare && modified_ns < self.horizon_ns.saturating_sub(second);
+        let sameness = match own_size == size && as_old {
+            true if is_old => Sameness::Sure,
+            true => Sameness::Likely,
+            false => Sameness::No,
+        };
+        Some(Earlier { file, size: own_size, sameness })
     }
 
     /// Takes checksums of files that are as large as the server's from the earlier copy's manifest. One that is
@@ -112,7 +134,8 @@ impl OpenReference {
         algorithm: ChecksumAlgorithm,
         prefixes: &[String],
     ) -> Known {
-        let mut known = Known { bytes: algorithm.checksum_bytes(), rows: HashMap::new() };
+        let bytes = algorithm.checksum_bytes();
+        let mut known = Known { bytes, present: Vec::new(), checksums: Vec::new() };
         if algorithm == ChecksumAlgorithm::None || self.reuse == Reuse::Compare {
             return known;
         }
@@ -133,7 +156,8 @@ impl OpenReference {
             directories.insert(path, (start, length));
             start += length;
         }
-        let mut rows = HashMap::new();
+        let mut present = vec![false; list.rows.len()];
+        let mut checksums = vec![0; list.rows.len() * bytes];
         let read = manifest::read(io::BufReader::new(file), |listed| {
             let (directory, name) = match listed.path.iter().rposition(|byte| *byte == b'/') {
                 Some(slash) => (&listed.path[..slash], &listed.path[slash + 1..]),
@@ -145,30 +169,32 @@ impl OpenReference {
             if let (Ok(at), Some(checksum)) = (found, listed.checksum)
                 && rows_here[at].size == listed.bytes
                 && checksum.algorithm == algorithm
-                && let Ok(index) = u32::try_from(start + at)
+                && checksum.bytes.len() == bytes
             {
-                rows.insert(index, checksum.bytes);
+                present[start + at] = true;
+                checksums[(start + at) * bytes..][..bytes].copy_from_slice(&checksum.bytes);
             }
         });
         // A manifest is to be believed only when all of it was read.
         if read.is_ok() {
-            known.rows = rows;
+            (known.present, known.checksums) = (present, checksums);
         }
         known
     }
 }
 
-/// Checksums that an earlier copy's manifest has.
+/// Checksums that an earlier copy's manifest has, by the numbers of rows.
 #[derive(Debug)]
 pub(super) struct Known {
     bytes: usize,
-    rows: HashMap<u32, Vec<u8>>,
+    present: Vec<bool>,
+    checksums: Vec<u8>,
 }
 
 impl Known {
-    pub(super) fn get(&self, index: usize) -> Option<&[u8]> {
-        let bytes = self.rows.get(&u32::try_from(index).ok()?)?;
-        (bytes.len() == self.bytes).then_some(bytes)
+    pub(super) fn get(&self, row: usize) -> Option<&[u8]> {
+        self.present.get(row).filter(|present| **present)?;
+        self.checksums.get(row * self.bytes..(row + 1) * self.bytes)
     }
 }
 

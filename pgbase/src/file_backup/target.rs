@@ -86,15 +86,10 @@ impl Output {
 
     /// The last step: the file's size, and when it was changed last at home.
     pub(super) fn finish(&self, size: u64, modified_ns: i64) -> io::Result<()> {
-        const SECOND: i64 = 1_000_000_000;
         if self.is_direct() {
             self.file.set_len(size)?;
         }
-        let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ };
-        let modified =
-            Timespec { tv_sec: modified_ns.div_euclid(SECOND), tv_nsec: modified_ns.rem_euclid(SECOND) as _ };
-        let times = Timestamps { last_access: omitted, last_modification: modified };
-        Ok(rustix::fs::futimens(&self.file, &times)?)
+        set_modified(&self.file, modified_ns)
     }
 
     fn is_direct(&self) -> bool {
@@ -111,6 +106,16 @@ impl Output {
             outcome => outcome,
         }
     }
+}
+
+/// Notes when a file was changed last at home, in nanoseconds since 1970.
+pub(super) fn set_modified(file: &File, modified_ns: i64) -> io::Result<()> {
+    const SECOND: i64 = 1_000_000_000;
+    let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ };
+    let modified =
+        Timespec { tv_sec: modified_ns.div_euclid(SECOND), tv_nsec: modified_ns.rem_euclid(SECOND) as _ };
+    let times = Timestamps { last_access: omitted, last_modification: modified };
+    Ok(rustix::fs::futimens(file, &times)?)
 }
 
 /// Gathers the bytes of one range of one file after the other into writes that may be direct; each thread has one.

@@ -448,7 +448,8 @@ fn list_sources(plan: &RestorePlan) -> Result<(Vec<Directory>, Vec<Listing>), Re
     for (index, tree) in plan.trees.iter().enumerate() {
         let source = Directory::open(&tree.from).map_err(|error| RestoreError::read(&tree.from, error))?;
         let rules = tree.tablespace.is_none().then_some(&rules);
-        listings.push(list(index, &source, &tree.from, rules)?);
+        let packed = plan.backup.format == BackupFormat::Packed;
+        listings.push(list(index, &source, &tree.from, rules, packed)?);
         sources.push(source);
     }
     Ok((sources, listings))

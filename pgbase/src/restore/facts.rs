@@ -42,6 +42,8 @@ pub enum BackupFormat {
     /// Each as a directory.
     #[default]
     Plain,
+    /// Each as a directory, with files that may be compressed one by one (`docs/formats.md`, "Compressed files").
+    Packed,
     /// Each as a tar archive of PostgreSQL's kind, compressed or not: `pg_basebackup --format=tar`.
     Tar,
 }

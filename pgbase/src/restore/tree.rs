@@ -1,10 +1,14 @@
 //! What is in a backup, and what of it belongs into a restored cluster.
 
+use std::io;
 use std::path::{Path, PathBuf};
+
+use barkeep_transport::codec::Compression;
 
 use super::RestoreError;
 use super::destination::INCOMPLETE_MARKER;
 use crate::copy::{Directory, Kind};
+use crate::packed::{PackedFile, StoredFile, original_path, stored_name};
 
 /// The file that makes a data directory startable.
 pub(super) const PG_CONTROL: &str = "global/pg_control";
@@ -29,9 +33,29 @@ const LEFT_BEHIND: [&str; 8] = [
 #[derive(Debug)]
 pub(super) struct FileJob {
     pub(super) tree: usize,
+    /// Where it goes.
     pub(super) path: PathBuf,
+    /// Its own size in bytes, however it is stored.
     pub(super) size: u64,
     pub(super) mode: u32,
+    /// How it is compressed where it is stored, with the suffix that this means.
+    pub(super) packed: Option<Compression>,
+}
+
+impl FileJob {
+    /// Opens it where it is stored.
+    pub(super) fn open(&self, source: &Directory) -> io::Result<StoredFile> {
+        match self.packed {
+            None => source.read(&self.path).map(StoredFile::Plain),
+            Some(compression) => open_packed(source, &self.path, compression),
+        }
+    }
+}
+
+fn open_packed(source: &Directory, path: &Path, compression: Compression) -> io::Result<StoredFile> {
+    let name = stored_name(path.file_name().unwrap_or_default(), compression);
+    let file = PackedFile::new(source.read(&path.with_file_name(name))?, compression)?;
+    Ok(StoredFile::Packed(Box::new(file)))
 }
 
 /// A directory to make; parents come before what is in them.
@@ -63,12 +87,13 @@ pub(super) struct DataRules<'a> {
     pub(super) tablespaces: &'a [u32],
 }
 
-/// Lists a tree of the backup; `rules` for the data directory, none for a tablespace.
+/// Lists a tree of the backup; `rules` for the data directory, none for a tablespace; `packed` if files may be compressed.
 pub(super) fn list(
     tree: usize,
     root: &Directory,
     from: &Path,
     rules: Option<&DataRules<'_>>,
+    packed: bool,
 ) -> Result<Listing, RestoreError> {
     let mut listing = Listing::default();
     let mut pending = vec![PathBuf::new()];
@@ -91,7 +116,16 @@ pub(super) fn list(
                 }
                 Kind::File => {
                     let mode = file_mode(entry.mode);
-                    listing.files.push(FileJob { tree, path, size: entry.size, mode });
+                    let job = match original_path(&path).filter(|_| packed) {
+                        None => FileJob { tree, path, size: entry.size, mode, packed: None },
+                        Some((own, compression)) => {
+                            let size = open_packed(root, &own, compression).and_then(|file| file.size());
+                            let size =
+                                size.map_err(|source| RestoreError::read(&from.join(&path), source))?;
+                            FileJob { tree, path: own, size, mode, packed: Some(compression) }
+                        }
+                    };
+                    listing.files.push(job);
                 }
                 Kind::Link if rules.is_some() && path.starts_with("pg_tblspc") => {
                     return Err(RestoreError::UnknownTablespace { path: from.join(path) });

@@ -62,7 +62,7 @@ impl Stage {
 
     fn verify(&self) -> Result<Verified, VerifyError> {
         let tablespaces = vec![(16386, self.path("16386"))];
-        verify_backup(&BackupTrees { data: self.path("data"), tablespaces }, OPTIONS, &())
+        verify_backup(&BackupTrees { data: self.path("data"), tablespaces, packed: false }, OPTIONS, &())
     }
 
     #[track_caller]
@@ -193,6 +193,6 @@ fn an_observer_can_give_up() {
         }
     }
     let stage = Stage::new();
-    let trees = BackupTrees { data: stage.path("data"), tablespaces: Vec::new() };
+    let trees = BackupTrees { data: stage.path("data"), tablespaces: Vec::new(), packed: false };
     assert!(matches!(verify_backup(&trees, OPTIONS, &Impatient), Err(VerifyError::Cancelled)));
 }

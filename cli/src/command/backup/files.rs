@@ -100,6 +100,9 @@ impl Copy<'_> {
         let destination = self.catalog.layout().backup(info.id);
         let mode = self.files.mode();
         info.mode = Some(mode.to_owned());
+        if let Some(packing) = self.files.packing {
+            info.set_compressed_files(packing.compression.name());
+        }
         output.info(format!(
             "Starting backup using {mode} method for server {} in {}",
             self.server.config.name(),
@@ -283,6 +286,7 @@ impl Copy<'_> {
             limit_kib: self.options.max_rate_kib,
             references: references.to_vec(),
             remote: self.files.way.is_remote(),
+            packing: self.files.packing,
             data_directory,
         })
     }
@@ -305,7 +309,13 @@ impl Copy<'_> {
             Err(error) => return Err(error.into()),
         }
         known.retain(|reference| reference.reuse != Reuse::Compare);
-        known.push(options::reference(&to, &info.tablespaces, 0, Reuse::Compare));
+        known.push(options::reference(
+            &to,
+            &info.tablespaces,
+            0,
+            Reuse::Compare,
+            info.has_compressed_files(),
+        ));
         Ok(known)
     }
 

@@ -60,7 +60,7 @@ impl Checked {
 
     /// The keys that are set and have no effect.
     fn pending(&self) -> Option<String> {
-        let keys: Vec<&str> = self.config.pending().iter().copied().collect();
+        let keys: Vec<&str> = self.config.pending().collect();
         if keys.is_empty() { None } else { Some(keys.join(", ")) }
     }
 }

@@ -97,9 +97,10 @@ pub(in crate::command) fn facts(catalog: &Catalog, info: &BackupInfo) -> Result<
     let layout = catalog.layout();
     let version = info.version.ok_or_else(|| missing("version"))?;
     let directory = layout.backup_data(info.id);
-    let packed = |stem: &str| info.compression.as_ref().and_then(|_| archive(&directory, stem));
+    let is_tar = info.compression.is_some() && !info.has_compressed_files();
+    let packed = |stem: &str| archive(&directory, stem).filter(|_| is_tar);
     let tar = packed("base");
-    if info.compression.is_some() && tar.is_none() {
+    if is_tar && tar.is_none() {
         return Err(CommandError::new(format!(
             "Backup {} has no archive base.tar in {}",
             info.id,
@@ -115,7 +116,11 @@ pub(in crate::command) fn facts(catalog: &Catalog, info: &BackupInfo) -> Result<
         end: info.end_xlog.ok_or_else(|| missing("end_xlog"))?,
         end_time: info.end_time.as_ref().map(postgres_time).transpose()?,
         segment_size: info.segment_size,
-        format: if tar.is_some() { BackupFormat::Tar } else { BackupFormat::Plain },
+        format: match tar {
+            Some(_) => BackupFormat::Tar,
+            None if info.has_compressed_files() => BackupFormat::Packed,
+            None => BackupFormat::Plain,
+        },
         data: tar.unwrap_or_else(|| directory.clone()),
         tablespaces: info
             .tablespaces

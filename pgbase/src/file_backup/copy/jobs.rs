@@ -5,12 +5,16 @@ use std::sync::{Arc, Mutex};
 use super::super::list::{FileList, State};
 use super::super::target::Output;
 use super::hash::Hash;
+use super::packed::PackedOutput;
 use crate::manifest::ChecksumAlgorithm;
+use crate::packed::block_bytes;
 
 /// Files from this size on are copied one by one, in ranges where their checksum allows, in bytes.
 pub(super) const LARGE_BYTES: u64 = 4 << 20;
 /// Size of a range in bytes.
 const RANGE_BYTES: u64 = 32 << 20;
+/// Size of a range that is compressed, in bytes, unless blocks are larger: it may have to wait in memory.
+const PACKED_RANGE_BYTES: u64 = 4 << 20;
 /// Most files of a batch.
 const BATCH_FILES: usize = 128;
 /// Most bytes of a batch, more or less.
@@ -32,11 +36,18 @@ pub(super) struct Large {
 
 #[derive(Default)]
 pub(super) struct LargeState {
-    pub(super) output: Option<Arc<Output>>,
+    pub(super) output: Option<LargeOutput>,
     pub(super) parts: Vec<Part>,
     pub(super) ranges: usize,
     pub(super) vanished: bool,
     pub(super) modified_ns: i64,
+}
+
+/// Where a large file's copy goes, as it is or compressed.
+#[derive(Clone)]
+pub(super) enum LargeOutput {
+    Plain(Arc<Output>),
+    Packed(Arc<PackedOutput>),
 }
 
 pub(super) struct Part {
@@ -47,7 +58,7 @@ pub(super) struct Part {
 }
 
 /// Divides the files among jobs.
-pub(super) fn divide(list: &FileList, algorithm: ChecksumAlgorithm) -> (Vec<Job>, Vec<Large>) {
+pub(super) fn divide(list: &FileList, algorithm: ChecksumAlgorithm, packed: bool) -> (Vec<Job>, Vec<Large>) {
     let mut large_rows: Vec<usize> = Vec::new();
     let mut batches = Vec::new();
     let (mut start, mut bytes) = (0, 0);
@@ -73,7 +84,11 @@ pub(super) fn divide(list: &FileList, algorithm: ChecksumAlgorithm) -> (Vec<Job>
     let splits = matches!(algorithm, ChecksumAlgorithm::Crc32c | ChecksumAlgorithm::None);
     for row in large_rows {
         let size = list.rows[row].size;
-        let step = if splits { RANGE_BYTES } else { size };
+        let step = match (splits, packed) {
+            (true, true) => PACKED_RANGE_BYTES.max(block_bytes(size).into()),
+            (true, false) => RANGE_BYTES,
+            (false, _) => size,
+        };
         let ranges = size.div_ceil(step);
         for range in 0..ranges {
             let offset = range * step;

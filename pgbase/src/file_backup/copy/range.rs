@@ -11,14 +11,16 @@ use super::super::reference::Earlier;
 use super::super::target::{Output, Writer};
 use super::super::{FileBackupError, Tree};
 use super::hash::{Hash, pad};
-use super::jobs::{LargeState, Part};
+use super::jobs::{LargeOutput, LargeState, Part};
+use super::packed::{PackedOutput, Range};
 use super::reuse::each_piece;
-use super::{Finished, Work, lock};
+use super::{Finished, Tools, Work, lock};
+use crate::packed::{BlockPacker, block_bytes, stored_name};
 
 impl Work<'_> {
     pub(super) fn range(
         &self,
-        writer: &mut Writer,
+        tools: &mut Tools,
         index: usize,
         offset: u64,
         length: u64,
@@ -27,41 +29,41 @@ impl Work<'_> {
         let large = &self.larges[index];
         let file = &self.list.rows[large.row];
         let tree = self.tree(self.list.directory(file).tree);
-        let failed = |error| FileBackupError::write(&self.target_path(large.row), error);
-        let mut earlier = None;
-        let output = {
+        let (output, earlier) = {
             let mut state = lock(&large.state);
             if state.ranges == 0 {
                 // Taken from an earlier copy, as a whole.
                 return Ok(());
             }
+            let mut earlier = None;
             if state.output.is_none() {
-                let directory = self.directory(large.row)?;
-                match self.reuse(large.row, &directory, stop)? {
+                match self.begin_large(large.row, stop)? {
                     None => {
                         state.ranges = 0;
                         return Ok(());
                     }
-                    Some(found) => earlier = found,
+                    Some((output, found)) => (state.output, earlier) = (Some(output), found),
                 }
-                let name = self.list.name(file);
-                let output =
-                    self.target.new_file(&directory, name, file.mode.into(), file.size).map_err(failed)?;
-                output.set_len(file.size).map_err(failed)?;
-                state.output = Some(Arc::new(output));
             }
-            state.output.clone()
+            (state.output.clone(), earlier)
         };
         let Some(output) = output else { return Ok(()) };
-        let earlier = earlier.or_else(|| self.earlier(large.row).map(|(_, earlier, _)| earlier));
-        let known = earlier.as_ref().and_then(|earlier| self.known(earlier, offset, length));
+        let mut earlier = earlier.or_else(|| self.candidate(large.row).map(|candidate| candidate.earlier));
+        let known = earlier.as_mut().and_then(|earlier| self.known(earlier, offset, length));
         let job = ReadJob { root: tree.root, path: self.list.path(file), offset, length, known };
+        let failed = |error| FileBackupError::write(&self.target_path(large.row), error);
+        let into = match &output {
+            LargeOutput::Plain(output) => Into::Plain { output, writer: &mut tools.writer },
+            LargeOutput::Packed(output) => {
+                let packer = tools.packer(output.packing(), output.block_bytes()).map_err(failed)?;
+                Into::Packed { output, packer, range: Range { offset, length } }
+            }
+        };
         let mut sink = RangeSink {
             work: self,
             tree,
             row: large.row,
-            output: &output,
-            writer,
+            into,
             earlier,
             hash: Hash::new(self.plan.manifest_checksum),
             end: None,
@@ -93,12 +95,52 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Makes the file that a large one is copied to; `None` if an earlier copy had it.
+    fn begin_large(
+        &self,
+        row: usize,
+        stop: &AtomicBool,
+    ) -> Result<Option<(LargeOutput, Option<Earlier>)>, FileBackupError> {
+        let file = &self.list.rows[row];
+        let failed = |error| FileBackupError::write(&self.target_path(row), error);
+        let directory = self.directory(row)?;
+        let mut earlier = None;
+        if let Some(candidate) = self.candidate(row) {
+            let mut candidates = [(row, candidate)];
+            self.confirm(&mut candidates)?;
+            let [(_, candidate)] = candidates;
+            match self.take_over(row, candidate, &directory, stop)? {
+                None => return Ok(None),
+                left => earlier = left,
+            }
+        }
+        let name = self.list.name(file);
+        let output = match self.packing(row) {
+            None => {
+                let output =
+                    self.target.new_file(&directory, name, file.mode.into(), file.size).map_err(failed)?;
+                output.set_len(file.size).map_err(failed)?;
+                LargeOutput::Plain(Arc::new(output))
+            }
+            Some(packing) => {
+                let name = stored_name(name, packing.compression);
+                let made = directory.create(Path::new(&name), u32::from(file.mode) | 0o600, None);
+                let output = PackedOutput::new(made.map_err(failed)?, packing, block_bytes(file.size));
+                LargeOutput::Packed(Arc::new(output))
+            }
+        };
+        Ok(Some((output, earlier)))
+    }
+
     fn finish_large(&self, row: usize, mut state: LargeState) -> Result<(), FileBackupError> {
         let failed = |error| FileBackupError::write(&self.target_path(row), error);
         let Some(output) = state.output.take() else { return Ok(()) };
         if state.vanished {
-            let name = self.list.name(&self.list.rows[row]);
-            self.directory(row)?.remove(Path::new(name)).map_err(failed)?;
+            let mut name = self.list.name(&self.list.rows[row]).to_owned();
+            if let LargeOutput::Packed(output) = &output {
+                name = stored_name(&name, output.packing().compression);
+            }
+            self.directory(row)?.remove(Path::new(&name)).map_err(failed)?;
             self.finished(row, None, false);
             return Ok(());
         }
@@ -124,12 +166,24 @@ impl Work<'_> {
                 (_, hash) => hash,
             });
         }
-        output.set_len(size).map_err(failed)?;
-        output.finish(size, state.modified_ns).map_err(failed)?;
+        let modified_ns = state.modified_ns;
+        let stored = match &output {
+            LargeOutput::Plain(output) => {
+                output.set_len(size).and_then(|()| output.finish(size, modified_ns)).map(|()| size)
+            }
+            LargeOutput::Packed(output) => output.finish(size, modified_ns),
+        };
+        let stored = stored.map_err(failed)?;
         let checksum = whole.map(Hash::finish).unwrap_or_default();
-        self.finished(row, Some(Finished { size, modified_ns: state.modified_ns, checksum }), true);
+        self.finished(row, Some(Finished { size, stored, modified_ns, checksum }), true);
         Ok(())
     }
+}
+
+/// Where a range goes.
+enum Into<'a> {
+    Plain { output: &'a Output, writer: &'a mut Writer },
+    Packed { output: &'a PackedOutput, packer: &'a mut BlockPacker, range: Range },
 }
 
 /// Writes one range of a large file.
@@ -137,8 +191,7 @@ struct RangeSink<'a, 'w> {
     work: &'a Work<'w>,
     tree: &'a Tree,
     row: usize,
-    output: &'a Output,
-    writer: &'a mut Writer,
+    into: Into<'a>,
     earlier: Option<Earlier>,
     hash: Hash,
     end: Option<io::Result<FileEnd>>,
@@ -149,7 +202,13 @@ struct RangeSink<'a, 'w> {
 impl RangeSink<'_, '_> {
     fn put(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.hash.update(bytes);
-        self.writer.put(self.output, offset, bytes)
+        match &mut self.into {
+            Into::Plain { output, writer } => writer.put(output, offset, bytes),
+            Into::Packed { output, packer, range } => {
+                packer.put(bytes)?;
+                output.write_if_its_turn(*range, packer)
+            }
+        }
     }
 
     fn note<T>(&mut self, outcome: io::Result<T>) -> io::Result<T> {
@@ -170,9 +229,9 @@ impl ReadSink for RangeSink<'_, '_> {
     }
 
     fn same(&mut self, _job: usize, offset: u64, length: u64) -> io::Result<()> {
-        let Some(earlier) = self.earlier.take() else { return Err(io::ErrorKind::NotFound.into()) };
+        let Some(mut earlier) = self.earlier.take() else { return Err(io::ErrorKind::NotFound.into()) };
         let mut at = offset;
-        let outcome = each_piece(&earlier.file, offset, length, &mut |bytes| {
+        let outcome = each_piece(&mut earlier.file, offset, length, &mut |bytes| {
             self.put(at, bytes)?;
             at += bytes.len() as u64;
             Ok(())
@@ -183,8 +242,12 @@ impl ReadSink for RangeSink<'_, '_> {
     }
 
     fn end(&mut self, _job: usize, outcome: io::Result<FileEnd>) -> io::Result<()> {
+        let got = outcome.as_ref().map_or(0, |end| end.bytes);
         self.end = Some(outcome);
-        let flushed = self.writer.flush(self.output);
+        let flushed = match &mut self.into {
+            Into::Plain { output, writer } => writer.flush(output),
+            Into::Packed { output, packer, range } => output.finish_range(*range, got, packer, self.stop),
+        };
         self.note(flushed)
     }
 }

@@ -68,7 +68,7 @@ pub fn execute_remote(
     staging: &Path,
     observer: &dyn RestoreObserver,
 ) -> Result<RestoreReport, RestoreError> {
-    let plain = plan.backup.format == BackupFormat::Plain && !plan.delta;
+    let plain = plan.backup.format != BackupFormat::Tar && !plan.delta;
     if !plain {
         let what = "only plain backups are restored to another machine, and only into empty directories";
         return Err(HostError::Refused(what.to_owned()).into());
@@ -277,7 +277,7 @@ impl Far<'_> {
             };
             let from =
                 || self.plan.trees.get(job.tree).map_or(job.path.clone(), |tree| tree.from.join(&job.path));
-            let mut file = source.read(&job.path).map_err(|error| RestoreError::read(&from(), error))?;
+            let mut file = job.open(source).map_err(|error| RestoreError::read(&from(), error))?;
             if job.size >= SMALL_BYTES {
                 self.send_file(*root, &job.path, job.mode, &mut file, stop)?;
                 continue;
@@ -304,14 +304,14 @@ impl Far<'_> {
         root: Root,
         path: &Path,
         mode: u32,
-        file: &mut File,
+        mut file: &mut dyn Read,
         stop: &AtomicBool,
     ) -> Result<(), RestoreError> {
         self.make(vec![change(root, path, Action::CreateFile { mode })])?;
         let mut offset = 0;
         loop {
             let mut data = Vec::with_capacity(PIECE_BYTES);
-            let read = file.take(PIECE_BYTES as u64).read_to_end(&mut data);
+            let read = (&mut file).take(PIECE_BYTES as u64).read_to_end(&mut data);
             let bytes = read.map_err(|error| RestoreError::read(path, error))? as u64;
             if bytes == 0 {
                 return self.make(vec![change(root, path, Action::Truncate { size: offset })]);

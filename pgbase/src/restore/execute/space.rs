@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::facts::{RestorePlan, WalPlace};
+use super::super::facts::{BackupFormat, RestorePlan, WalPlace};
 use super::super::tree::Listing;
 use super::super::wal::WalKind;
 use super::ground::{Ground, Root};
@@ -29,7 +29,7 @@ pub(super) fn check(
 ) -> Result<(), RestoreError> {
     let data = ground.data()?;
     if let (Some(source), Some(listing)) = (sources.first(), listings.first())
-        && let Some(sample) = listing.files.iter().find(|file| file.size > 0)
+        && let Some(sample) = listing.files.iter().find(|file| file.size > 0 && file.packed.is_none())
     {
         let probe = Path::new(PROBE);
         let written = |source| RestoreError::write(&data.path.join(PROBE), source);
@@ -41,7 +41,8 @@ pub(super) fn check(
         data.directory.remove(probe).map_err(written)?;
     }
     // How much of what is there is right is not known yet.
-    if method.shares_blocks() || ground.is_in_use() {
+    let shares = method.shares_blocks() && plan.backup.format == BackupFormat::Plain;
+    if shares || ground.is_in_use() {
         return Ok(());
     }
     let mut needs: Vec<(&Root, u64, u64)> = Vec::new();

@@ -11,7 +11,8 @@ use super::super::wal_copy;
 use super::delta::{LocalFile, PIECE_BYTES, update};
 use super::ground::{Ground, Root};
 use super::{ExecuteOptions, RestoreError, RestoreEvent, RestoreObserver};
-use crate::copy::{CopyMethod, Directory};
+use crate::copy::{CopyMethod, Directory, copy_without_zeros};
+use crate::packed::StoredFile;
 use crate::pool;
 
 /// The longest nap between two looks at the observer.
@@ -122,7 +123,7 @@ impl Work<'_> {
         };
         let owner = self.options.owner;
         let mut copy = || -> io::Result<u64> {
-            let mut from = source.read(&job.path)?;
+            let mut from = job.open(source)?;
             if root.in_use {
                 if let Some(old) = root.directory.change(&job.path, job.mode, owner)? {
                     let mut old = LocalFile::new(old, &mut buffers.old)?;
@@ -133,9 +134,12 @@ impl Work<'_> {
                 remove_if_there(&root.directory, &job.path)?;
             }
             let mut to = root.directory.create(&job.path, job.mode, owner)?;
-            self.method.copy(&mut from, &mut to, job.size, progress)?;
+            match &mut from {
+                StoredFile::Plain(from) => self.method.copy(from, &mut to, job.size, progress)?,
+                StoredFile::Packed(from) => copy_without_zeros(from, &to, job.size, progress)?,
+            }
             // As rsync leaves it: what compares by time finds nothing to do.
-            to.set_modified(from.metadata()?.modified()?)?;
+            to.set_modified(from.file().metadata()?.modified()?)?;
             Ok(job.size)
         };
         copy().map_err(|source| RestoreError::Copy {

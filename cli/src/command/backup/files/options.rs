@@ -5,14 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use barkeep_catalog::{BackupInfo, Catalog, Status, Tablespace};
+use barkeep_transport::codec::{Compression, Level};
 use barkeep_transport::remote::AgentChoice;
 use barkeep_transport::ssh::Ssh;
 use pgbase::file_backup::session::Announcement;
-use pgbase::file_backup::{Reference, Reuse};
+use pgbase::file_backup::{Packing, Reference, Reuse};
 use pgbase::pipeline::DATA_DIRECTORY;
 
 use crate::args::{BackupArgs, ReuseBackup};
-use crate::config::BackupMethod;
+use crate::config::{BackupMethod, ServerConfig};
 use crate::context::ServerContext;
 use crate::error::CommandError;
 
@@ -33,8 +34,27 @@ pub(in super::super) struct FilesOptions {
     pub(super) heartbeat: Option<Duration>,
     pub(super) external_configuration: bool,
     pub(super) tablespace_limits: Vec<(String, u32)>,
+    pub(super) packing: Option<Packing>,
     reuse: Option<Reuse>,
     resume: bool,
+}
+
+/// The zstd level unless another is configured: the format's own.
+const ZSTD_LEVEL: i32 = 3;
+
+fn packing(config: &ServerConfig) -> Result<Option<Packing>, CommandError> {
+    let Some(name) = config.text("backup_compression").filter(|name| *name != "none") else {
+        return Ok(None);
+    };
+    let compression = Compression::from_name(name).ok_or_else(|| {
+        CommandError::new(format!("backup_compression = {name} of server '{}' is not known", config.name()))
+    })?;
+    let level = match (config.backup_compression_level(), compression) {
+        (Some(level), _) => Level::Number(level),
+        (None, Compression::Zstd) => Level::Number(ZSTD_LEVEL),
+        (None, _) => Level::Medium,
+    };
+    Ok(Some(Packing { compression, level }))
 }
 
 /// Reads them.
@@ -90,6 +110,7 @@ pub(in super::super) fn prepare(
             CommandError::new(format!("tablespace_bandwidth_limit of server '{name}' is wrong"))
                 .hint("expected: name:kbps, name:kbps ...")
         })?,
+        packing: packing(config)?,
         reuse,
         resume: args.resume,
     })
@@ -118,10 +139,17 @@ pub(super) fn reference(
     tablespaces: &[Tablespace],
     horizon_ns: i64,
     reuse: Reuse,
+    packed: bool,
 ) -> Reference {
     let tablespaces =
         tablespaces.iter().map(|tablespace| (tablespace.oid, backup.join(tablespace.oid.to_string())));
-    Reference { data: backup.join(DATA_DIRECTORY), tablespaces: tablespaces.collect(), horizon_ns, reuse }
+    Reference {
+        data: backup.join(DATA_DIRECTORY),
+        tablespaces: tablespaces.collect(),
+        horizon_ns,
+        reuse,
+        packed,
+    }
 }
 
 impl FilesOptions {
@@ -160,6 +188,7 @@ impl FilesOptions {
                 &cut_off.tablespaces,
                 0,
                 Reuse::Compare,
+                cut_off.has_compressed_files(),
             ));
         }
         if let Some(reuse) = self.reuse
@@ -168,7 +197,8 @@ impl FilesOptions {
         {
             let horizon_ns = i64::try_from(begin_time.timestamp().as_nanosecond()).unwrap_or(0);
             let directory = catalog.layout().backup(previous.id);
-            references.push(reference(&directory, &previous.tablespaces, horizon_ns, reuse));
+            let packed = previous.has_compressed_files();
+            references.push(reference(&directory, &previous.tablespaces, horizon_ns, reuse, packed));
         }
         Ok(references)
     }
