@@ -274,10 +274,10 @@ impl Notes<'_> {
         let time = PgTimestamp::from_micros(i64::from_le_bytes(*bytes));
         match (record.rmgr(), record.header.info & xact::op::MASK) {
             (Rmgr::Transaction, xact::op::COMMIT | xact::op::COMMIT_PREPARED) => {
-                self.index.commits.add(time, record.end);
+                self.index.commits.add(record.header.xid, time, record.end);
             }
             (Rmgr::Transaction, xact::op::ABORT | xact::op::ABORT_PREPARED) => {
-                self.index.aborts.add(time, record.end)
+                self.index.aborts.add(record.header.xid, time, record.end)
             }
             _ => {}
         }
@@ -321,13 +321,13 @@ impl Notes<'_> {
     }
 
     fn commit(&mut self, record: &Record<'_>, commit: &Completion<'_>) {
-        self.index.commits.add(commit.time, record.end);
+        let xid = commit.prepared_xid.unwrap_or(record.header.xid);
+        self.index.commits.add(xid, commit.time, record.end);
         let committed = Some((record.lsn, commit.time));
         for mut operation in self.ended(record, commit) {
             operation.commit = committed;
             self.index.destructive.push(operation);
         }
-        let xid = commit.prepared_xid.unwrap_or(record.header.xid);
         for file in commit.dropped.iter() {
             let what = Loss::RelationFile(file);
             self.index.destructive.push(Destructive { lsn: record.lsn, xid, what, commit: committed });
@@ -336,7 +336,7 @@ impl Notes<'_> {
     }
 
     fn abort(&mut self, record: &Record<'_>, abort: &Completion<'_>) {
-        self.index.aborts.add(abort.time, record.end);
+        self.index.aborts.add(abort.prepared_xid.unwrap_or(record.header.xid), abort.time, record.end);
         drop(self.ended(record, abort));
         self.dropped(abort);
     }

@@ -76,6 +76,8 @@ pub struct Outcomes {
     pub count: u64,
     /// The earliest and the latest moment, by the server's clock.
     pub times: Option<(PgTimestamp, PgTimestamp)>,
+    /// The lowest and highest of the transactions, in the order of a 32-bit ring: top levels, prepared ones by their own number.
+    pub xids: Option<(u32, u32)>,
     /// The end of the last one's record: recovery that includes it reads up to here.
     pub last_end: Option<Lsn>,
 }
@@ -203,8 +205,9 @@ impl<T> Listed<T> {
 }
 
 impl Outcomes {
-    fn add(&mut self, time: PgTimestamp, end: Lsn) {
-        self.merge(&Outcomes { count: 1, times: Some((time, time)), last_end: Some(end) });
+    fn add(&mut self, xid: u32, time: PgTimestamp, end: Lsn) {
+        let xids = (xid != 0).then_some((xid, xid));
+        self.merge(&Outcomes { count: 1, times: Some((time, time)), xids, last_end: Some(end) });
     }
 
     fn merge(&mut self, later: &Outcomes) {
@@ -214,6 +217,7 @@ impl Outcomes {
             (Some((first, last)), Some((from, to))) => Some((first.min(from), last.max(to))),
             (one, other) => one.or(other),
         };
+        self.xids = widen_all(self.xids, later.xids);
     }
 }
 
@@ -240,10 +244,7 @@ impl SegmentIndex {
         self.last_record = later.last_record.or(self.last_record);
         self.commits.merge(&later.commits);
         self.aborts.merge(&later.aborts);
-        self.xids = match (self.xids, later.xids) {
-            (Some(xids), Some((low, high))) => Some(widen(widen(xids, low), high)),
-            (one, other) => one.or(other),
-        };
+        self.xids = widen_all(self.xids, later.xids);
         self.restore_points.merge(later.restore_points);
         self.checkpoints.merge(later.checkpoints);
         self.timelines.merge(later.timelines);
@@ -258,6 +259,14 @@ impl SegmentIndex {
         };
         self.tail = later.tail;
         Ok(())
+    }
+}
+
+/// A range of transaction numbers that holds two.
+fn widen_all(one: Option<(u32, u32)>, other: Option<(u32, u32)>) -> Option<(u32, u32)> {
+    match (one, other) {
+        (Some(xids), Some((low, high))) => Some(widen(widen(xids, low), high)),
+        (one, other) => one.or(other),
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! offset  size
 //!  0      4    "BKWI"
-//!  4      2    format version, 1
+//!  4      2    format version, 2
 //!  6      2    zero
 //!  8      4    length of the payload
 //! 12      n    payload
@@ -26,7 +26,7 @@ use write::Writer;
 use super::SegmentIndex;
 
 const MAGIC: [u8; 4] = *b"BKWI";
-const FORMAT_VERSION: u16 = 1;
+const FORMAT_VERSION: u16 = 2;
 const HEADER_BYTES: usize = 12;
 const CHECKSUM_BYTES: usize = 4;
 
@@ -141,6 +141,7 @@ mod tests {
             commits: Outcomes {
                 count: 3,
                 times: Some((time(i64::MIN), time(i64::MAX))),
+                xids: Some((u32::MAX - 1, 5)),
                 last_end: Some(lsn),
             },
             aborts: Outcomes::default(),
@@ -171,7 +172,7 @@ mod tests {
         };
         check(&|bytes| bytes[0] = 0, IndexFormatError::Magic);
         check(&|bytes| bytes.truncate(30), IndexFormatError::Magic);
-        check(&|bytes| bytes[4] = 2, IndexFormatError::Version { found: 2 });
+        check(&|bytes| bytes[4] = 3, IndexFormatError::Version { found: 3 });
         check(&|bytes| bytes[20] ^= 1, IndexFormatError::Checksum);
     }
 

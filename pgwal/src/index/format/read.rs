@@ -118,6 +118,7 @@ impl<'r> Reader<'r> {
         Some(Outcomes {
             count: self.number()?,
             times: self.option(|reader| Some((reader.time()?, reader.time()?)))?,
+            xids: self.option(|reader| Some((reader.number32()?, reader.number32()?)))?,
             last_end: self.option(Self::lsn)?,
         })
     }

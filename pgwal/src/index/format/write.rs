@@ -73,10 +73,7 @@ impl Writer {
         self.option(index.last_record, Self::lsn);
         self.outcomes(&index.commits);
         self.outcomes(&index.aborts);
-        self.option(index.xids, |writer, (low, high)| {
-            writer.number(u64::from(low));
-            writer.number(u64::from(high));
-        });
+        self.option(index.xids, Self::xids);
         self.listed(&index.restore_points, |writer, point| {
             writer.lsn(point.lsn);
             writer.time(point.time);
@@ -106,7 +103,13 @@ impl Writer {
             writer.time(first);
             writer.time(last);
         });
+        self.option(outcomes.xids, Self::xids);
         self.option(outcomes.last_end, Self::lsn);
+    }
+
+    fn xids(&mut self, (low, high): (u32, u32)) {
+        self.number(u64::from(low));
+        self.number(u64::from(high));
     }
 
     fn destructive(&mut self, operation: &Destructive) {
