@@ -17,6 +17,7 @@ pub mod layout;
 pub mod literal;
 pub mod lock;
 pub mod names;
+pub mod preflight;
 pub mod processes;
 pub mod rates;
 pub mod reception;
@@ -26,6 +27,8 @@ mod sweep;
 mod time;
 pub mod verification;
 pub mod wal;
+pub mod wal_map;
+pub mod windows;
 pub mod xlogdb;
 
 pub use backup_info::{BackupInfo, BackupType, Tablespace};

@@ -74,6 +74,9 @@ pub enum CatalogError {
     /// A WAL file can't be read.
     #[error(transparent)]
     Wal(#[from] crate::wal::WalError),
+    /// The index store can't be read.
+    #[error(transparent)]
+    Index(#[from] Box<crate::index_store::IndexStoreError>),
     /// A hook stopped a deletion.
     #[error(transparent)]
     Stopped(#[from] crate::delete::Stopped),

@@ -15,6 +15,7 @@ mod logging;
 mod moment;
 mod notify;
 pub mod output;
+mod page;
 mod privilege;
 mod program;
 pub mod verdicts;

@@ -23,8 +23,8 @@ pub use execute::{
     RestoreReport, Retry, ShelvedWal, execute, execute_remote, look_at_remote,
 };
 pub use facts::{
-    BackupFacts, BackupFormat, RestorePlan, RestoreRequest, STAGED_WAL, TablespaceFacts, TreeCopy, WalPlace,
-    WalSupply,
+    BackupFacts, BackupFormat, Foreseen, RestorePlan, RestoreRequest, STAGED_WAL, TablespaceFacts, TreeCopy,
+    WalPlace, WalSupply,
 };
 pub use plan::plan_restore;
 pub use refusal::PlanError;

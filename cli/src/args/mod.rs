@@ -18,6 +18,7 @@ mod values;
 mod verify;
 mod wal;
 mod wal_client;
+mod windows;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ pub use setup::{CompletionsArgs, InstallLinksArgs, ManPagesArgs};
 pub use verify::{GenerateManifestArgs, VerifyBackupArgs};
 pub use wal::{DumpArgs, FilterArgs, IndexArgs, StatsArgs, VerifyArgs, WalArgs, WalCommand, WalSource};
 pub use wal_client::{Destination, RemoteArgs, ShippedCompression, WalArchiveArgs, WalRestoreArgs};
+pub use windows::WindowsArgs;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -229,6 +231,8 @@ pub enum Command {
     VerifyBackup(VerifyBackupArgs),
     /// Stop a process that is at work on a server
     TerminateProcess(TerminateProcessArgs),
+    /// Show every interval that can be restored, and how much would be lost if the server were lost now
+    Windows(WindowsArgs),
     /// Look into WAL: verify, count, print, find
     Wal(Box<WalArgs>),
     /// Hand a WAL file to a backup host, as a server's archive_command

@@ -46,6 +46,9 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "ACTION", help_heading = "Where to stop")]
     pub target_action: Option<TargetAction>,
 
+    /// Restore although the target can't be reached by what is archived, or a timeline's history is missing
+    #[arg(long)]
+    pub force: bool,
     /// Only tell what would be done, how much it is and how long it would take
     #[arg(long)]
     pub plan: bool,

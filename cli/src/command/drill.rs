@@ -17,7 +17,7 @@ use barkeep_catalog::rates::{Rates, blend};
 use barkeep_catalog::verification::{Verification, Verified};
 use barkeep_catalog::{BackupInfo, Catalog};
 use pgbase::restore::{
-    ExecuteOptions, RestorePlan, RestoreReport, RestoreRequest, Retry, WalSupply, execute, look_at,
+    ExecuteOptions, Foreseen, RestorePlan, RestoreReport, RestoreRequest, Retry, WalSupply, execute, look_at,
     owner_for, plan_restore, resolve_timeline, select_wal,
 };
 use pgwal::{Lsn, RecoveryTarget, TargetAction, TargetKind};
@@ -116,12 +116,12 @@ fn failure(error: &CommandError, log: &str) -> String {
 fn pick(server: &ServerContext, catalog: &Catalog, wish: &str) -> Result<BackupInfo, CommandError> {
     if wish != "random" {
         let info = stored_backup::find(server, wish)?;
-        choose::check_restorable(&info, server.name())?;
+        stored_backup::check_restorable(&info, server.name())?;
         return Ok(info);
     }
     let backups = catalog.backups()?;
     let usable: Vec<&BackupInfo> =
-        backups.iter().filter(|info| choose::check_restorable(info, server.name()).is_ok()).collect();
+        backups.iter().filter(|info| stored_backup::check_restorable(info, server.name()).is_ok()).collect();
     let count = usable.len().max(1) as u64;
     usable.get((random() % count) as usize).map(|info| (*info).clone()).ok_or_else(|| {
         CommandError::new(format!("Server '{}' has no backup that could be restored", server.name()))
@@ -151,7 +151,7 @@ fn plan(
         DrillTarget::Random => {
             let resolved = resolve_timeline(&backup, None, &histories)
                 .map_err(|error| CommandError::new(chain(&error)))?;
-            let selected = select_wal(&backup, &resolved.history, None, &available, false);
+            let selected = select_wal(&backup, &resolved.history, None, None, &available, false);
             // Recovery stops at a record that starts at the target or later: the last segment has one, or none at all.
             let last = selected.last.and_then(|segment| segment.first_lsn(info.segment_size));
             let room = last.map_or(0, |last| last.as_u64().saturating_sub(backup.end.as_u64()));
@@ -182,6 +182,7 @@ fn plan(
         wal: WalSupply::Copy { partials: false, staging: None },
         available_wal: available,
         histories,
+        foreseen: Foreseen::Nothing,
         archived_until: None,
         settings_file: SETTINGS_FILE.to_owned(),
         extra_files: Vec::new(),

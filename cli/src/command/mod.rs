@@ -53,6 +53,7 @@ pub mod verify_backup;
 pub mod wal;
 pub mod wal_archive;
 pub mod wal_restore;
+pub mod windows;
 
 /// Runs a command.
 ///
@@ -99,6 +100,7 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::VerifyBackup(args) => verify_backup::run(context, args),
         Command::WalArchive(args) => wal_archive::run_local(context, args),
         Command::WalRestore(args) => wal_restore::run_local(context, args),
+        Command::Windows(args) => windows::run(context, args),
         Command::Wal(args) => wal::run(&context.output().clone(), Some(context), args),
     }
 }

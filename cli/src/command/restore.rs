@@ -4,12 +4,14 @@
 //! Everything that can be wrong is found first; a refused restore has touched nothing.
 
 pub(super) mod choose;
+mod flight;
 mod foresee;
 mod options;
 mod remote;
 mod report;
 mod scripts;
 pub(super) mod supply;
+mod tell;
 mod watch;
 
 use std::path::Path;
@@ -28,6 +30,8 @@ use crate::args::RestoreArgs;
 use crate::config::ServerConfig;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::{CommandError, chain};
+use crate::output::Output;
+use flight::Flight;
 use options::Target;
 use remote::Remote;
 
@@ -46,11 +50,12 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
     options::refuse_unavailable(args)?;
     let target = options::target(args, &output)?;
     if args.plan {
-        let Planned { info, plan, lock: _lock, .. } = plan(context, &server, args, &target)?;
+        let Planned { info, plan, lock: _lock, flight, .. } = plan(context, &server, args, &target)?;
+        flight.tell(&output);
         return foresee::tell(&output, &server.catalog(), &info, &plan);
     }
     scripts::before(context, &server, args, &target)?;
-    let Planned { info, plan, lock, remote } = plan(context, &server, args, &target)?;
+    let Planned { info, plan, lock, remote, flight } = plan(context, &server, args, &target)?;
 
     output.info(format!(
         "Starting {} restore for server {} using backup {}",
@@ -62,6 +67,7 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
     if let Some(told) = &target.told {
         output.info(told);
     }
+    flight.tell(&output);
     for warning in &plan.warnings {
         output.warning(warning.to_string());
     }
@@ -111,6 +117,7 @@ struct Planned {
     plan: RestorePlan,
     lock: Option<SharedLock>,
     remote: Option<Remote>,
+    flight: Told,
 }
 
 /// Works out what to do. Touches nothing but the WAL that waits to be archived.
@@ -142,9 +149,18 @@ fn plan(
         let staging = args.staging_wal_directory.as_deref().map(options::absolute).transpose()?;
         WalSupply::Copy { partials: args.partial_wal, staging }
     };
-    // Chosen before anything is archived: a wrong name should not cost the time.
-    let info = choose::choose(&catalog, &args.backup, &target.recovery, &supply::histories(layout)?)?;
-    let lock = stored_backup::keep_from_deletion(server, info.id)?;
+    // Looked for before anything is archived: a wrong name should not cost the time.
+    let named = named(server, args)?;
+    let lock = named.as_ref().map(|info| stored_backup::keep_from_deletion(server, info.id)).transpose()?;
+    if !args.skip_archive_wal && !args.plan {
+        archive_first(server);
+    }
+    let Flight { info, target, foreseen, lines, warnings } =
+        flight::prepare(server, args, &target.recovery, named)?;
+    let lock = match lock {
+        Some(lock) => lock,
+        None => stored_backup::keep_from_deletion(server, info.id)?,
+    };
     let request = |available_wal, histories, archived_until| -> Result<RestoreRequest, CommandError> {
         Ok(RestoreRequest {
             backup: choose::facts(&catalog, &info)?,
@@ -155,11 +171,12 @@ fn plan(
                 .iter()
                 .map(|mapping| Ok((mapping.name.clone(), options::absolute(&mapping.location)?)))
                 .collect::<Result<_, CommandError>>()?,
-            target: target.recovery.clone(),
+            target: target.clone(),
             standby: args.standby_mode,
             wal: wal.clone(),
             available_wal,
             histories,
+            foreseen,
             archived_until,
             settings_file: args.recovery_conf_filename.clone().unwrap_or_else(|| SETTINGS_FILE.to_owned()),
             extra_files: vec![(
@@ -168,9 +185,6 @@ fn plan(
             )],
         })
     };
-    if !args.skip_archive_wal && !args.plan {
-        archive_first(server);
-    }
     let available = supply::available(layout, info.segment_size, args.partial_wal)?;
     let until = supply::archived_until(&available);
     let request = request(available, supply::histories(layout)?, until)?;
@@ -183,7 +197,30 @@ fn plan(
         None => look_at(path),
     };
     let plan = plan_restore(request, &look).map_err(|error| impossible(&error, server))?;
-    Ok(Planned { info, plan, lock, remote })
+    Ok(Planned { info, plan, lock, remote, flight: Told { lines, warnings } })
+}
+
+/// The backup that was asked for by name; `None` when it is to be chosen.
+fn named(server: &ServerContext, args: &RestoreArgs) -> Result<Option<BackupInfo>, CommandError> {
+    if args.backup == "auto" {
+        return Ok(None);
+    }
+    let info = stored_backup::find(server, &args.backup)?;
+    stored_backup::check_restorable(&info, server.name())?;
+    Ok(Some(info))
+}
+
+/// What pre-flight has to say.
+struct Told {
+    lines: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Told {
+    fn tell(&self, output: &Output) {
+        self.lines.iter().for_each(|line| output.info(line));
+        self.warnings.iter().for_each(|warning| output.warning(warning));
+    }
 }
 
 /// WAL that was received but not archived yet may be just what the target needs. A restore does not fail because of

@@ -29,24 +29,50 @@ pub(super) fn find(server: &ServerContext, text: &str) -> Result<BackupInfo, Com
 
 /// Refuses a backup whose files can't be looked at one by one.
 pub(super) fn check_readable(info: &BackupInfo, server: &str, what: &str) -> Result<(), CommandError> {
+    check_usable(info, server, what)?;
     let id = info.id;
-    if !info.status.is_usable() {
-        return Err(CommandError::new(format!(
-            "Backup {id} of server '{server}' is {} and can't be {what}",
-            info.status.as_str()
-        ))
-        .hint(format!("see: barkeep list-backups {server}")));
-    }
-    let kind = if info.snapshots_info.is_some() {
-        "made of disk snapshots"
-    } else if info.encryption.is_some() {
-        "encrypted"
-    } else if info.compression.is_some() && !info.has_compressed_files() {
-        "made of tar archives"
-    } else {
-        return Ok(());
+    let kind = match special_kind(info) {
+        Some(kind) => kind,
+        None if info.compression.is_some() && !info.has_compressed_files() => "made of tar archives",
+        None => return Ok(()),
     };
     Err(CommandError::new(format!("Backup {id} of server '{server}' is {kind} and can't be {what}")))
+}
+
+/// Refuses a backup that can't be restored.
+pub(super) fn check_restorable(info: &BackupInfo, server: &str) -> Result<(), CommandError> {
+    check_usable(info, server, "restored")?;
+    let id = info.id;
+    let kind = match special_kind(info) {
+        Some(kind) => kind,
+        None if info.parent_backup_id.is_some() => "incremental",
+        None => return Ok(()),
+    };
+    Err(CommandError::new(format!("Backup {id} of server '{server}' is {kind}, which is not supported yet"))
+        .hint("restore another one, or this one with Barman"))
+}
+
+fn check_usable(info: &BackupInfo, server: &str, what: &str) -> Result<(), CommandError> {
+    if info.status.is_usable() {
+        return Ok(());
+    }
+    Err(CommandError::new(format!(
+        "Backup {} of server '{server}' is {} and can't be {what}",
+        info.id,
+        info.status.as_str()
+    ))
+    .hint(format!("see: barkeep list-backups {server}")))
+}
+
+/// What makes the files of a backup unreadable here.
+fn special_kind(info: &BackupInfo) -> Option<&'static str> {
+    if info.snapshots_info.is_some() {
+        Some("made of disk snapshots")
+    } else if info.encryption.is_some() {
+        Some("encrypted")
+    } else {
+        None
+    }
 }
 
 /// Where the files of a backup are.

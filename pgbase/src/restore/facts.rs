@@ -78,6 +78,18 @@ pub enum WalSupply {
     },
 }
 
+/// What is known beforehand of where recovery stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Foreseen {
+    /// Nothing: the target is judged by what the backup's record says.
+    #[default]
+    Nothing,
+    /// The target was found in the WAL: recovery reads up to here and no further.
+    Stop(Lsn),
+    /// It can't be reached, or it is not known whether it can, and is to be tried all the same.
+    Tried,
+}
+
 /// A wish, with the facts it is judged by.
 #[derive(Debug, Clone)]
 pub struct RestoreRequest {
@@ -99,6 +111,8 @@ pub struct RestoreRequest {
     pub available_wal: Vec<AvailableWal>,
     /// The history files among it, read.
     pub histories: Vec<History>,
+    /// What is known of where recovery stops.
+    pub foreseen: Foreseen,
     /// Up to when the archive is known to reach, if it is.
     pub archived_until: Option<PgTimestamp>,
     /// The file in the data directory that gets the recovery settings.

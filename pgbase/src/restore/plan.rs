@@ -6,7 +6,9 @@ use std::path::{Component, Path};
 use pgwal::{History, RecoveryTarget, SegmentName, TargetKind, TimelineId};
 
 use super::destination::DestinationState;
-use super::facts::{BackupFacts, RestorePlan, RestoreRequest, STAGED_WAL, TreeCopy, WalPlace, WalSupply};
+use super::facts::{
+    BackupFacts, Foreseen, RestorePlan, RestoreRequest, STAGED_WAL, TreeCopy, WalPlace, WalSupply,
+};
 use super::refusal::{FIRST_NORMAL_XID, PlanError};
 use super::wal::{WalCopy, resolve_timeline, select_wal};
 use super::warning::PlanWarning;
@@ -29,7 +31,7 @@ pub fn plan_restore(
     for (name, _) in request.extra_files.iter().chain([&(request.settings_file.clone(), Vec::new())]) {
         check_plain_name(name)?;
     }
-    check_target(backup, &request.target)?;
+    check_target(backup, &request)?;
     let trees = place_trees(&request)?;
     for tree in &trees {
         check_destination(tree, request.delta, look)?;
@@ -141,7 +143,12 @@ fn needed_wal(
 ) -> Result<Vec<WalCopy>, PlanError> {
     let backup = &request.backup;
     let target = request.target.kind.as_ref();
-    let selection = select_wal(backup, history, target, &request.available_wal, partials);
+    let until = match request.foreseen {
+        // A standby goes on.
+        Foreseen::Stop(until) if !request.standby => Some(until),
+        _ => None,
+    };
+    let selection = select_wal(backup, history, target, until, &request.available_wal, partials);
     if selection.reach < backup.end || selection.last.is_none() {
         return Err(PlanError::MissingWal {
             id: backup.id.clone(),
@@ -156,7 +163,7 @@ fn needed_wal(
     if let Some((missing, later)) = selection.gap {
         warnings.push(PlanWarning::Gap { missing, later });
     }
-    if let Some(TargetKind::Lsn(target)) = target
+    if let (Some(TargetKind::Lsn(target)), Foreseen::Nothing) = (target, request.foreseen)
         && *target > selection.reach
     {
         warnings.push(PlanWarning::LsnBeyondArchive { target: *target, reach: selection.reach });
@@ -166,6 +173,7 @@ fn needed_wal(
 
 fn warn_about_target(request: &RestoreRequest, warnings: &mut Vec<PlanWarning>) {
     if let (Some(TargetKind::Time(target)), Some(until)) = (&request.target.kind, request.archived_until)
+        && request.foreseen == Foreseen::Nothing
         && *target > until
     {
         warnings.push(PlanWarning::TimeBeyondArchive { target: *target, until });
@@ -182,9 +190,12 @@ fn warn_about_target(request: &RestoreRequest, warnings: &mut Vec<PlanWarning>) 
     }
 }
 
-fn check_target(backup: &BackupFacts, target: &RecoveryTarget) -> Result<(), PlanError> {
+fn check_target(backup: &BackupFacts, request: &RestoreRequest) -> Result<(), PlanError> {
     let id = backup.id.clone();
-    match (&target.kind, backup.end_time) {
+    match (&request.target.kind, backup.end_time) {
+        (Some(TargetKind::Time(_) | TargetKind::Lsn(_)), _) if request.foreseen != Foreseen::Nothing => {
+            Ok(())
+        }
         (Some(TargetKind::Time(target)), Some(end)) if *target < end => {
             Err(PlanError::TimeBeforeEnd { id, target: *target, end })
         }
@@ -322,6 +333,7 @@ mod tests {
                 "000000010000000000000004",
             ]),
             histories: Vec::new(),
+            foreseen: Foreseen::Nothing,
             archived_until: None,
             settings_file: "postgresql.auto.conf".into(),
             extra_files: Vec::new(),

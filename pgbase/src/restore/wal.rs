@@ -158,18 +158,21 @@ fn newest_by_counting(from: TimelineId, histories: &[History]) -> TimelineId {
 /// Picks the WAL for a restore along `history`: the segments from the backup's start up to what the target needs, as
 /// far as they follow one another without a gap.
 ///
+/// `until` is where recovery is known to stop reading; without it, that is judged by the target.
+///
 /// Every history file is taken, not only those on the path: from them the server learns which timeline numbers are in
 /// use, and so never gives a number twice.
 pub fn select_wal(
     backup: &BackupFacts,
     history: &History,
     target: Option<&TargetKind>,
+    until: Option<Lsn>,
     available: &[AvailableWal],
     partials: bool,
 ) -> WalSelection {
     let size = backup.segment_size;
     let segments = segments_on(history, size, available, partials);
-    let (begin, stop) = (segment_number(backup.begin, size), last_number(backup, target));
+    let (begin, stop) = (segment_number(backup.begin, size), last_number(backup, target, until));
     let mut files = history_files(available);
     let mut selection = WalSelection { files: Vec::new(), last: None, reach: backup.begin, gap: None };
     let mut number = begin;
@@ -239,9 +242,13 @@ fn segment_number(lsn: Lsn, size: SegmentSize) -> u64 {
 }
 
 /// The number of the last segment that the target needs.
-fn last_number(backup: &BackupFacts, target: Option<&TargetKind>) -> u64 {
+fn last_number(backup: &BackupFacts, target: Option<&TargetKind>, until: Option<Lsn>) -> u64 {
     let size = backup.segment_size;
-    let end = segment_number(Lsn::from_u64(backup.end.as_u64().saturating_sub(1)), size);
+    let ending_at = |lsn: Lsn| segment_number(Lsn::from_u64(lsn.as_u64().saturating_sub(1)), size);
+    let end = ending_at(backup.end);
+    if let Some(until) = until {
+        return end.max(ending_at(until));
+    }
     match target {
         Some(TargetKind::Immediate) => end,
         Some(TargetKind::Lsn(lsn)) => end.max(segment_number(*lsn, size) + SEGMENTS_AFTER_LSN_TARGET),
@@ -291,7 +298,8 @@ mod tests {
             "000000010000000000000003.00000028.backup",
             "000000010000000000000004",
         ]);
-        let selection = select_wal(&backup(), &History::root(TimelineId::FIRST), None, &available, false);
+        let selection =
+            select_wal(&backup(), &History::root(TimelineId::FIRST), None, None, &available, false);
         assert_eq!(
             names(&selection),
             ["000000010000000000000002", "000000010000000000000003", "000000010000000000000004"]
@@ -306,8 +314,14 @@ mod tests {
             (2..20).flat_map(|number| wal(&[&format!("0000000100000000000000{number:02X}")])).collect();
         let count = |target: TargetKind| {
             let root = History::root(TimelineId::FIRST);
-            select_wal(&backup(), &root, Some(&target), &available, false).files.len()
+            select_wal(&backup(), &root, Some(&target), None, &available, false).files.len()
         };
+        let until = |lsn: u64| {
+            let root = History::root(TimelineId::FIRST);
+            let target = Some(&TargetKind::Xid(5));
+            select_wal(&backup(), &root, target, Some(Lsn::from_u64(lsn)), &available, false).files.len()
+        };
+        assert_eq!((until(0x100_0000), until(0x500_0000), until(0x500_0001)), (2, 3, 4));
         assert_eq!(count(TargetKind::Immediate), 2);
         assert_eq!(count(TargetKind::Lsn(Lsn::from_u64(0x500_0010))), 5);
         assert_eq!(count(TargetKind::Xid(5)), 18);
@@ -321,7 +335,8 @@ mod tests {
             "000000010000000000000005",
             "000000010000000000000006",
         ]);
-        let selection = select_wal(&backup(), &History::root(TimelineId::FIRST), None, &available, false);
+        let selection =
+            select_wal(&backup(), &History::root(TimelineId::FIRST), None, None, &available, false);
         assert_eq!(selection.files.len(), 2);
         assert_eq!(selection.gap, Some(("000000010000000000000004".parse().unwrap(), 2)));
     }
@@ -340,7 +355,7 @@ mod tests {
             "000000010000000000000005",
         ]);
         let path = history(2, "1\t0/4000100\tx\n");
-        let selection = select_wal(&backup(), &path, None, &available, false);
+        let selection = select_wal(&backup(), &path, None, None, &available, false);
         assert_eq!(
             names(&selection),
             [
@@ -364,10 +379,10 @@ mod tests {
             "000000020000000000000005",
         ]);
         let path = history(2, "1\t0/4000100\tx\n");
-        let selection = select_wal(&backup(), &path, None, &available, false);
+        let selection = select_wal(&backup(), &path, None, None, &available, false);
         assert_eq!(selection.gap, Some(("000000020000000000000004".parse().unwrap(), 1)));
         // With nothing after it, it is as far as one gets.
-        let selection = select_wal(&backup(), &path, None, &available[..3], false);
+        let selection = select_wal(&backup(), &path, None, None, &available[..3], false);
         assert_eq!(selection.last, Some("000000010000000000000004".parse().unwrap()));
         assert_eq!(selection.gap, None);
     }
@@ -381,8 +396,8 @@ mod tests {
             "000000010000000000000003.partial",
         ]);
         let root = History::root(TimelineId::FIRST);
-        assert_eq!(select_wal(&backup(), &root, None, &available, false).files.len(), 2);
-        let selection = select_wal(&backup(), &root, None, &available, true);
+        assert_eq!(select_wal(&backup(), &root, None, None, &available, false).files.len(), 2);
+        let selection = select_wal(&backup(), &root, None, None, &available, true);
         assert_eq!(selection.files.len(), 3);
         assert_eq!(selection.files[1].kind, WalKind::Segment);
         assert_eq!(selection.files[2].name, "000000010000000000000004");
@@ -450,7 +465,7 @@ mod tests {
             fn a_selection_is_one_chain_on_the_path(available in archive(), partials: bool) {
                 let path = history(2, "1\t0/5000100\tx\n");
                 let size = SegmentSize::DEFAULT;
-                let selection = select_wal(&backup(), &path, None, &available, partials);
+                let selection = select_wal(&backup(), &path, None, None, &available, partials);
                 let names: Vec<SegmentName> =
                     selection.files.iter().map(|file| file.name.parse().unwrap()).collect();
                 let mut numbers: Vec<u64> = names.iter().map(|name| name.number(size).unwrap()).collect();
@@ -468,10 +483,10 @@ mod tests {
             #[test]
             fn more_wal_never_reaches_less(mut available in archive(), more in archive()) {
                 let path = history(2, "1\t0/5000100\tx\n");
-                let before = select_wal(&backup(), &path, None, &available, true).reach;
+                let before = select_wal(&backup(), &path, None, None, &available, true).reach;
                 available.extend(more);
                 // Except where an older timeline's copy was the end, and now something follows that it doesn't join.
-                let after = select_wal(&backup(), &path, None, &available, true);
+                let after = select_wal(&backup(), &path, None, None, &available, true);
                 prop_assert!(after.reach >= before || after.gap.is_some());
             }
         }

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use pgbase::restore::{
-    AvailableWal, BackupFacts, BackupFormat, ExecuteOptions, INCOMPLETE_MARKER, Phase, RestoreEvent,
-    RestoreObserver, RestoreRequest, Retry, TablespaceFacts, WalSupply, execute, look_at, plan_restore,
+    AvailableWal, BackupFacts, BackupFormat, ExecuteOptions, Foreseen, INCOMPLETE_MARKER, Phase,
+    RestoreEvent, RestoreObserver, RestoreRequest, Retry, TablespaceFacts, WalSupply, execute, look_at,
+    plan_restore,
 };
 use pgbase::stream::{BackupOptions, take_backup};
 use pgwal::replication::{ConnInfo, Connection};
@@ -87,6 +88,7 @@ impl Original {
             wal: WalSupply::Copy { partials: false, staging: None },
             available_wal: available,
             histories,
+            foreseen: Foreseen::Nothing,
             archived_until: None,
             settings_file: "postgresql.auto.conf".into(),
             extra_files: Vec::new(),

@@ -6,8 +6,8 @@ use barkeep_catalog::BackupInfo;
 use pgwal::TargetTimeline;
 use serde_json::{Map, Value};
 
+use super::flight;
 use super::options::{self, Target};
-use super::{choose, supply};
 use crate::args::RestoreArgs;
 use crate::context::{Context, ServerContext};
 use crate::error::CommandError;
@@ -27,9 +27,10 @@ pub(super) fn before(
     if !hooks.any_before(Event::Recovery) {
         return Ok(());
     }
-    let catalog = server.catalog();
-    let info =
-        choose::choose(&catalog, &args.backup, &target.recovery, &supply::histories(catalog.layout())?)?;
+    let info = match super::named(server, args)? {
+        Some(info) => info,
+        None => flight::prepare(server, args, &target.recovery, None)?.info,
+    };
     let environment = environment(server, args, &info)?;
     hooks.before_listening(context, Event::Recovery, environment)
 }

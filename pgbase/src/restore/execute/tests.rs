@@ -10,7 +10,7 @@ use pgwal::{RecoveryTarget, SegmentSize, TargetKind};
 use tempfile::TempDir;
 
 use super::super::destination::{DestinationState, INCOMPLETE_MARKER, look_at};
-use super::super::facts::{BackupFacts, RestorePlan, RestoreRequest, TablespaceFacts, WalSupply};
+use super::super::facts::{BackupFacts, Foreseen, RestorePlan, RestoreRequest, TablespaceFacts, WalSupply};
 use super::super::plan::plan_restore;
 use super::super::tests_support::{backup, wal};
 use super::space::PROBE;
@@ -95,6 +95,7 @@ impl Stage {
             wal: WalSupply::Copy { partials: false, staging: None },
             available_wal: available,
             histories: Vec::new(),
+            foreseen: Foreseen::Nothing,
             archived_until: None,
             settings_file: "postgresql.auto.conf".into(),
             extra_files: vec![(".barman-recover.info".into(), b"status=DONE\n".to_vec())],
