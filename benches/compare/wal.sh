@@ -61,12 +61,13 @@ one() { # tool, run
     index) measure wal "$1" "$2" "${one_core[@]}" "$barkeep" wal index --merge "${read_segments[@]}" ;;
     index-blocks) measure wal "$1" "$2" "${one_core[@]}" "$barkeep" wal index --merge --blocks "${read_segments[@]}" ;;
     stats) measure wal "$1" "$2" "${one_core[@]}" "$barkeep" wal stats "${read_segments[@]}" ;;
+    find) measure wal "$1" "$2" "${one_core[@]}" "$barkeep" wal find "${read_segments[@]}" ;;
     esac
 }
 
 : >"$results/wal.tsv"
 for run in $(seq "$RUNS"); do
-    for tool in $(rotate "$run" pg_waldump verify verify-2-cores index index-blocks stats); do one "$tool" "$run"; done
+    for tool in $(rotate "$run" pg_waldump verify verify-2-cores index index-blocks stats find); do one "$tool" "$run"; done
 done
 printf '\n### Reading %s segments of WAL of PostgreSQL %s in page cache\n\n' "$WAL_SEGMENTS" "$PG_MAJOR"
 "$compare_dir/summary.py" "$results/wal.tsv" pg_waldump cpu

@@ -16,6 +16,7 @@ pub mod keep;
 pub mod layout;
 pub mod literal;
 pub mod lock;
+pub mod name_map;
 pub mod names;
 pub mod preflight;
 pub mod processes;

@@ -59,9 +59,7 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         // What an agent may do, its own command line says.
         Command::Agent(args) => command::agent::run(args),
         // Files can be looked into without a configuration.
-        Command::Wal(args) if args.command.source().server.is_none() => {
-            command::wal::run(&output, None, args)
-        }
+        Command::Wal(args) if args.server().is_none() => command::wal::run(&output, None, args),
         Command::InstallLinks(args) => command::setup::install_links(&output, args),
         Command::Completions(args) => command::setup::completions(program, args),
         Command::ManPages(args) => command::setup::man_pages(&output, args),

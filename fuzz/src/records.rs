@@ -1,6 +1,8 @@
 //! Damaged WAL whose checksums happen to be right: no panic in anything that reads a record, its page images included; and
 //! pages in any chunks.
 
+use pgwal::activity::Tracker;
+use pgwal::names::Names;
 use pgwal::record::RecordHeader;
 use pgwal::rmgr::{Description, Operation};
 use pgwal::{Decoder, Lsn, Parts, Record, SegmentSize, WalVersion};
@@ -19,6 +21,10 @@ pub fn run(data: &[u8]) {
             let mut description = Description::new();
             description.read(&record, &parts);
             let _ = (parts.image_bytes(), record.operation_name(), description.text().len());
+            let mut tracker = Tracker::new(Names::new());
+            tracker.record(&record);
+            // Once more, as what it says of a catalogue's rows is known by then.
+            tracker.record(&record);
             let mut page = [0; 8192];
             for image in parts.blocks.iter().filter_map(|block| block.image.as_ref()) {
                 let _ = image.restore(&record, &mut page);

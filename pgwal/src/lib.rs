@@ -2,6 +2,7 @@
 #![cfg_attr(not(feature = "fast"), forbid(unsafe_code))]
 #![deny(missing_docs)]
 
+pub mod activity;
 mod checksum;
 pub mod decoder;
 pub mod fault;
@@ -10,6 +11,7 @@ pub mod image;
 pub mod index;
 pub mod label;
 pub mod lsn;
+pub mod names;
 pub mod page;
 pub mod reader;
 pub mod record;

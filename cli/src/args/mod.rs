@@ -40,7 +40,9 @@ pub use restore::{RestoreArgs, TablespaceMapping};
 pub use retention::{KeepArgs, KeepTarget, RetentionArgs};
 pub use setup::{CompletionsArgs, InstallLinksArgs, ManPagesArgs};
 pub use verify::{GenerateManifestArgs, VerifyBackupArgs};
-pub use wal::{DumpArgs, FilterArgs, IndexArgs, StatsArgs, VerifyArgs, WalArgs, WalCommand, WalSource};
+pub use wal::{
+    DumpArgs, FilterArgs, FindArgs, FindOp, IndexArgs, StatsArgs, VerifyArgs, WalArgs, WalCommand, WalSource,
+};
 pub use wal_client::{Destination, RemoteArgs, ShippedCompression, WalArchiveArgs, WalRestoreArgs};
 pub use windows::WindowsArgs;
 

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use pgwal::rmgr::Rmgr;
-use pgwal::{Fork, Lsn, PgTimestamp, RelFile};
+use pgwal::{Fork, Lsn, PgTimestamp, RelFile, TimelineId};
 
 use crate::moment::Moment;
 
@@ -29,12 +29,12 @@ pub enum WalCommand {
     Index(IndexArgs),
     /// List commits and aborts with their times
     Commits(WalSource),
-    /// Find what destroyed data: dropped and truncated relations, dropped databases
-    Find(WalSource),
+    /// Tell what happened: drops, truncations, mass deletions and updates by name, and how to restore to just before
+    Find(FindArgs),
 }
 
 /// Which WAL.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct WalSource {
     /// WAL files (plain or compressed), directories of them, or - for standard input
     #[arg(value_name = "PATH", required_unless_present = "server")]
@@ -144,6 +144,65 @@ pub struct FilterArgs {
     pub until: Option<PgTimestamp>,
 }
 
+/// `wal find`.
+#[derive(Debug, Args)]
+pub struct FindArgs {
+    /// Which WAL: files, directories, or the name of a server.
+    #[command(flatten)]
+    pub source: WalSource,
+    /// All that happened around this moment ("2024-05-01 10:00", or "14:05" for the last time it was that late)
+    #[arg(long, value_name = "TIME", value_parser = around, conflicts_with = "between")]
+    pub around: Option<PgTimestamp>,
+    /// How long before and after the moment ("10m", "2 hours") [default: 5 minutes]
+    #[arg(long, value_name = "LENGTH", value_parser = length, requires = "around")]
+    pub margin: Option<i64>,
+    /// All that happened between two moments
+    #[arg(long, num_args = 2, value_names = ["FROM", "TO"], value_parser = around)]
+    pub between: Vec<PgTimestamp>,
+    /// Only what concerns this table: NAME, SCHEMA.NAME or DATABASE.SCHEMA.NAME
+    #[arg(long, value_name = "NAME")]
+    pub table: Option<String>,
+    /// Only this kind of loss (may be given several times)
+    #[arg(long, value_name = "KIND")]
+    pub op: Vec<FindOp>,
+    /// Tell of deletions and updates from so many rows of a table on [default: 1000, with --table 1]
+    #[arg(long, value_name = "COUNT")]
+    pub rows: Option<u64>,
+    /// Also list ordinary commits
+    #[arg(long)]
+    pub commits: bool,
+    /// Follow the WAL to this timeline [default: the newest in the archive]
+    #[arg(long, value_name = "NUMBER", value_parser = timeline)]
+    pub timeline: Option<TimelineId>,
+}
+
+/// Kinds of losses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FindOp {
+    /// Relations, schemas and databases dropped.
+    Drop,
+    /// Tables truncated.
+    Truncate,
+    /// Rows deleted.
+    Delete,
+    /// Rows updated.
+    Update,
+}
+
+impl WalArgs {
+    /// The server whose archive is meant, if one is: for `find`, also a word that is no path.
+    pub fn server(&self) -> Option<&str> {
+        let source = self.command.source();
+        let word = || match (&self.command, source.paths.as_slice()) {
+            (WalCommand::Find(_), [path]) if !path.exists() => {
+                path.to_str().filter(|word| !word.contains('/') && *word != "-")
+            }
+            _ => None,
+        };
+        source.server.as_deref().or_else(word)
+    }
+}
+
 impl WalCommand {
     /// Which WAL it reads.
     pub fn source(&self) -> &WalSource {
@@ -152,7 +211,8 @@ impl WalCommand {
             WalCommand::Stats(args) => &args.source,
             WalCommand::Dump(args) => &args.source,
             WalCommand::Index(args) => &args.source,
-            WalCommand::Commits(source) | WalCommand::Find(source) => source,
+            WalCommand::Commits(source) => source,
+            WalCommand::Find(args) => &args.source,
         }
     }
 }
@@ -181,6 +241,27 @@ fn time(text: &str) -> Result<PgTimestamp, String> {
     read.map_err(|error| error.to_string())
 }
 
+/// A moment; a time without a date is the last one that is past.
+fn around(text: &str) -> Result<PgTimestamp, String> {
+    let Ok(clock) = text.trim().parse::<jiff::civil::Time>() else { return time(text) };
+    let now = jiff::Zoned::now();
+    let today = now.with().time(clock).build().map_err(|error| error.to_string())?;
+    let past = if today > now { today.yesterday().map_err(|error| error.to_string())? } else { today };
+    crate::moment::postgres_time(&past).map_err(|error| error.to_string())
+}
+
+/// A length of time, in microseconds.
+fn length(text: &str) -> Result<i64, String> {
+    let parsed = text.trim().parse::<jiff::SignedDuration>().ok().filter(|length| length.is_positive());
+    let micros = parsed.and_then(|length| i64::try_from(length.as_micros()).ok());
+    micros.ok_or_else(|| format!("\"{text}\" is no length of time: write it like \"10m\" or \"2 hours\""))
+}
+
+fn timeline(text: &str) -> Result<TimelineId, String> {
+    let number = text.parse().ok().and_then(TimelineId::new);
+    number.ok_or_else(|| format!("\"{text}\" is no timeline: expected a number from 1 on"))
+}
+
 fn fork(text: &str) -> Result<Fork, String> {
     Fork::from_name(text).ok_or_else(|| format!("\"{text}\" is no fork: expected main, fsm, vm or init"))
 }
@@ -188,6 +269,20 @@ fn fork(text: &str) -> Result<Fork, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_and_lengths() {
+        let now = PgTimestamp::from_unix_micros(jiff::Timestamp::now().as_microsecond()).unwrap();
+        let past = around("00:00").unwrap();
+        assert!(past <= now && now.as_micros() - past.as_micros() <= 25 * 3600 * 1_000_000);
+        assert_eq!(
+            around("2024-05-01 10:00Z").map(|time| time.to_string()).unwrap(),
+            "2024-05-01 10:00:00.000000+00"
+        );
+        assert!(around("25:00").is_err() && length("-5m").is_err() && length("soon").is_err());
+        assert_eq!((length("5m"), length("2 hours")), (Ok(300_000_000), Ok(7_200_000_000)));
+        assert!(timeline("0").is_err());
+    }
 
     #[test]
     fn relations_and_managers_by_name() {

@@ -22,7 +22,7 @@ use pgbase::manifest::UnknownAlgorithm;
 use pgwal::replication::ConnInfo;
 
 use crate::args::BackupArgs;
-use crate::command::{connect, deletion};
+use crate::command::{connect, deletion, name_map};
 use crate::config::BackupMethod;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::{CommandError, chain};
@@ -140,6 +140,9 @@ fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> 
     }
     let elapsed = started.elapsed();
     report::copied(server, &info, elapsed);
+    if let Err(error) = context.runtime()?.block_on(name_map::save(server, &catalog, &job.conninfo)) {
+        server.output.warning(format!("The names of relations were not saved: {error}"));
+    }
     let is_first = catalog.backups()?.usable_before(id).is_none();
     if is_first {
         server.output.info(format!("This is the first backup for server {name}"));

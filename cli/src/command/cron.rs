@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::archive_wal::{self, Verbosity};
 use super::deletion::{self, Cause, Outcome};
-use super::{connect, heal};
+use super::{connect, heal, name_map};
 use crate::args::CronArgs;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
@@ -40,13 +40,12 @@ pub fn run(context: &mut Context, args: &CronArgs) -> Result<(), CommandError> {
         }
     }
     // Where missing WAL may be fetched from; a server that can't be asked keeps what it has.
-    let sources: Vec<Option<ConnInfo>> =
-        servers.iter().map(|server| connect::wal_streaming(context, server).ok()).collect();
+    let sources: Vec<Sources> = servers.iter().map(|server| Sources::of(context, server)).collect();
     std::thread::scope(|scope| {
         for (server, source) in servers.iter().zip(&sources) {
             let launcher = &launcher;
             let work = move || {
-                if let Err(error) = serve(server, launcher, source.as_ref())
+                if let Err(error) = serve(server, launcher, source)
                     && !error.is_reported()
                 {
                     server.output.error(format!("{}: {error}", server.name()));
@@ -61,13 +60,30 @@ pub fn run(context: &mut Context, args: &CronArgs) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// Where a server is asked, as far as it can be.
+struct Sources {
+    /// For missing WAL.
+    stream: Option<ConnInfo>,
+    /// For names.
+    sql: Option<ConnInfo>,
+}
+
+impl Sources {
+    fn of(context: &Context, server: &ServerContext) -> Self {
+        Sources {
+            stream: connect::wal_streaming(context, server).ok(),
+            sql: connect::sql(context, server).ok(),
+        }
+    }
+}
+
 /// Whether somebody wants to hear when a server's check turns bad or good: then it is checked every minute, beside all
 /// else, by a process that does the notifying.
 pub(crate) fn is_watched(server: &ServerContext) -> bool {
     server.config.active() && server.config.notify().is_some()
 }
 
-fn serve(server: &ServerContext, launcher: &Launcher, source: Option<&ConnInfo>) -> Result<(), CommandError> {
+fn serve(server: &ServerContext, launcher: &Launcher, sources: &Sources) -> Result<(), CommandError> {
     let (name, output) = (server.name(), &server.output);
     if !server.config.active() {
         return stop_receiver(server, "is inactive");
@@ -89,14 +105,14 @@ fn serve(server: &ServerContext, launcher: &Launcher, source: Option<&ConnInfo>)
     } else {
         stop_receiver(server, "has streaming_archiver = off")?;
     }
-    maintain_locked(server, source)
+    maintain_locked(server, sources)
 }
 
 /// All of cron's work for one server but the starting of its receiver and the fetching of missing WAL, for the daemon.
 ///
 /// # Errors
 /// As for cron.
-pub(crate) fn maintain_if_due(server: &ServerContext) -> Result<(), CommandError> {
+pub(crate) fn maintain_if_due(server: &ServerContext, sql: Option<ConnInfo>) -> Result<(), CommandError> {
     if !server.config.active() {
         return stop_receiver(server, "is inactive");
     }
@@ -110,10 +126,10 @@ pub(crate) fn maintain_if_due(server: &ServerContext) -> Result<(), CommandError
     if !server.config.streaming_archiver() {
         stop_receiver(server, "has streaming_archiver = off")?;
     }
-    maintain_locked(server, None)
+    maintain_locked(server, &Sources { stream: None, sql })
 }
 
-fn maintain_locked(server: &ServerContext, source: Option<&ConnInfo>) -> Result<(), CommandError> {
+fn maintain_locked(server: &ServerContext, sources: &Sources) -> Result<(), CommandError> {
     let (name, output) = (server.name(), &server.output);
     let _lock = match ServerLock::try_acquire(&server.layout(), Task::Cron) {
         Ok(lock) => lock,
@@ -125,11 +141,11 @@ fn maintain_locked(server: &ServerContext, source: Option<&ConnInfo>) -> Result<
         }
         Err(error) => return Err(error.into()),
     };
-    maintain(server, source)
+    maintain(server, sources)
 }
 
 /// What one server needs every minute. A step that fails keeps none of the others from its turn.
-fn maintain(server: &ServerContext, source: Option<&ConnInfo>) -> Result<(), CommandError> {
+fn maintain(server: &ServerContext, sources: &Sources) -> Result<(), CommandError> {
     let (name, output) = (server.name(), &server.output);
     let mut first_failure = None;
     let mut step = |outcome: Result<(), CommandError>| {
@@ -147,11 +163,12 @@ fn maintain(server: &ServerContext, source: Option<&ConnInfo>) -> Result<(), Com
             output.info(format!("Another archive-wal process is already running on server {name}"));
         }
     }));
-    step(heal::fetch_missing(server, source).and_then(|fetched| match fetched {
+    step(heal::fetch_missing(server, sources.stream.as_ref()).and_then(|fetched| match fetched {
         0 => Ok(()),
         _ => archive_wal::archive_delivered(server),
     }));
     step(check_waiting(server));
+    step(name_map::save_if_due(server, sources.sql.as_ref()));
     step(finish_deletions(server));
     step(release_keeps(server));
     step(enforce_retention(server));

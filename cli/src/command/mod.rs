@@ -31,6 +31,7 @@ pub mod keep;
 pub mod list_backups;
 pub mod list_files;
 pub mod list_servers;
+pub(crate) mod name_map;
 pub mod processes;
 pub mod put_wal;
 pub mod rebuild_xlogdb;

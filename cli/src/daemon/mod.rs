@@ -23,8 +23,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use schedule::Schedule;
 
-use crate::command::config_update;
 use crate::command::cron::{self, Launcher};
+use crate::command::{config_update, connect};
 use crate::config::Config;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
@@ -98,7 +98,7 @@ pub(crate) fn run(context: &mut Context) -> Result<(), CommandError> {
                 if daemon.maintenance_is_due() {
                     daemon.read_changes(context);
                 }
-                daemon.look();
+                daemon.look(context);
                 manager.alive(&daemon.status());
             }
             Event::Reload => {
@@ -143,7 +143,7 @@ impl Daemon {
     }
 
     /// Does what is due.
-    fn look(&mut self) {
+    fn look(&mut self, context: &Context) {
         let now = Instant::now();
         self.backups.look(&self.servers, &self.launcher, &jiff::Zoned::now());
         self.receivers.look(&self.servers, &self.launcher);
@@ -151,7 +151,7 @@ impl Daemon {
             self.last_maintenance = Some(now);
             self.last_archiving = now;
             for server in &self.servers {
-                self.workers.maintain(server);
+                self.workers.maintain(server, connect::sql(context, server).ok());
             }
             self.check();
         } else if now - self.last_archiving >= ARCHIVE_INTERVAL {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::thread::JoinHandle;
 
+use pgwal::replication::ConnInfo;
+
 use crate::command::archive_wal::{self, Verbosity};
 use crate::command::cron;
 use crate::context::ServerContext;
@@ -15,8 +17,8 @@ pub(super) struct Workers {
 
 impl Workers {
     /// Does all of cron's work but for receivers, unless the server's last turn has not ended yet.
-    pub(super) fn maintain(&mut self, server: &ServerContext) {
-        self.start(server, cron::maintain_if_due);
+    pub(super) fn maintain(&mut self, server: &ServerContext, sql: Option<ConnInfo>) {
+        self.start(server, |server| cron::maintain_if_due(server, sql));
     }
 
     /// Archives what has arrived, unless the server's last turn has not ended yet.
@@ -27,7 +29,11 @@ impl Workers {
         }
     }
 
-    fn start(&mut self, server: &ServerContext, work: fn(&ServerContext) -> Result<(), CommandError>) {
+    fn start(
+        &mut self,
+        server: &ServerContext,
+        work: impl FnOnce(&ServerContext) -> Result<(), CommandError> + Send + 'static,
+    ) {
         let name = server.name().to_owned();
         if self.by_server.get(&name).is_some_and(|worker| !worker.is_finished()) {
             return;

@@ -3,6 +3,7 @@
 //! Everything is asked in one go and kept as plain facts, for `check`, `status` and `show-servers` to judge and to print.
 //! What can't be had (a privilege is missing, the server is down) is absent, and does not keep the rest from being known.
 
+mod names;
 pub mod replication;
 mod sql;
 
@@ -16,6 +17,7 @@ use crate::command::connect;
 use crate::context::{Context, ServerContext};
 use crate::error::{CommandError, chain};
 
+pub(crate) use names::ask as ask_names;
 pub use sql::{Archiver, Slot, Sql};
 
 /// How long to ask where no limit is configured, in seconds: a person is waiting.

@@ -55,6 +55,7 @@ mod tutorial;
 mod verify_backup;
 mod wal;
 mod wal_archive;
+mod wal_find;
 mod wal_inputs;
 mod wal_restore;
 mod wal_scene;

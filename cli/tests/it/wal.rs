@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use barkeep_transport::codec::{Compression, Level};
+use serde_json::json;
 use testkit::{Cluster, StopMode};
 
 use crate::support::Home;
@@ -133,13 +134,26 @@ fn finds_what_was_dropped_and_when() {
     assert_eq!(code, Some(0), "{complaint}");
     let found: Vec<serde_json::Value> =
         found.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let truncated = found.iter().rfind(|loss| loss["what"] == "truncated table").unwrap();
-    assert!(truncated["commit_time"].is_string());
+    let told: Vec<_> =
+        found.iter().flat_map(|event| event["destroyed"].as_array().into_iter().flatten()).collect();
+    let summary: Vec<_> =
+        told.iter().map(|deed| (&deed["statement"], &deed["name"], &deed["rows"])).collect();
+    let (doomed, t, none) = (json!("doomed"), json!("t"), json!(null));
+    assert_eq!(
+        summary,
+        [
+            (&json!("DROP TABLE"), &doomed, &none),
+            (&json!("DELETE"), &t, &json!(10_000)),
+            (&json!("TRUNCATE TABLE"), &t, &none),
+        ]
+    );
+    let truncated = found.iter().rfind(|event| event["xid"].is_number()).unwrap();
+    assert_eq!(truncated["restore"]["target_lsn"], truncated["lsn"]);
     let (code, commits, _) = barkeep(&["-f", "json", "wal", "commits"], &wal.paths(), None);
     assert_eq!(code, Some(0));
     let of_its_xid = commits.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let commit = of_its_xid.into_iter().find(|commit| commit["xid"] == truncated["xid"]).unwrap();
-    assert_eq!((&commit["time"], &commit["lsn"]), (&truncated["commit_time"], &truncated["commit_lsn"]));
+    assert_eq!((&commit["time"], &commit["lsn"]), (&truncated["time"], &truncated["lsn"]));
     let (code, stats, _) = barkeep(&["wal", "stats", "--by-relation"], &wal.paths(), None);
     assert_eq!(code, Some(0));
     assert!(stats.lines().count() > 10 && stats.contains("\nTotal"), "{stats}");

@@ -59,6 +59,14 @@ pub(super) fn walk(mut headers: Headers<'_>, mut each: impl FnMut(Part)) -> Resu
     if headers.remaining() == payload { Ok((headers.at as u32, main)) } else { Err(FaultKind::Layout) }
 }
 
+/// The first block reference, which is the first of a record's headers; its lengths are counted from 0.
+#[inline]
+pub(super) fn first_block(record: &Record<'_>) -> Option<BlockRef> {
+    let mut headers = Headers::new(record);
+    let id = headers.u8().ok().filter(|id| *id <= MAX_BLOCK_ID)?;
+    headers.block(id, None).ok()
+}
+
 /// Reads headers from the front of a record.
 pub(super) struct Headers<'a> {
     bytes: &'a [u8],

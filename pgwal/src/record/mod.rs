@@ -246,6 +246,12 @@ impl<'a> Record<'a> {
         self.bytes.len() == self.header.total_bytes as usize
     }
 
+    /// Its first block, lengths counted from 0; `None` if it has none. Cheaper than [`Parts`].
+    #[inline]
+    pub(crate) fn first_block(&self) -> Option<BlockRef> {
+        headers::first_block(self)
+    }
+
     /// Part of its bytes; empty where they aren't there.
     pub fn slice(&self, range: &Range<u32>) -> &'a [u8] {
         self.bytes.get(range.start as usize..range.end as usize).unwrap_or_default()

@@ -8,8 +8,20 @@ use crate::WalVersion;
 
 /// The part of the operation that tells it; the rest says that the page is new.
 pub const OPERATION_MASK: u8 = 0x70;
-/// Rows added to, removed from or changed in a table, and `TRUNCATE`.
+/// A row is added to a table.
+pub const INSERT: u8 = 0x00;
+/// A row is removed.
+pub const DELETE: u8 = 0x10;
+/// A row is replaced by another.
+pub const UPDATE: u8 = 0x20;
+/// `TRUNCATE`.
 pub const TRUNCATE: u8 = 0x30;
+/// A row is replaced by another on the same page, whose index entries stay.
+pub const HOT_UPDATE: u8 = 0x40;
+/// A row is overwritten, without a transaction.
+pub const INPLACE: u8 = 0x70;
+/// Rows are added to a page at once; of the second resource manager for tables.
+pub const MULTI_INSERT: u8 = 0x50;
 
 /// A `TRUNCATE` by SQL, in WAL for logical decoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@ pub mod inval;
 mod names;
 mod nbtree;
 mod operation;
-mod payload;
+pub(crate) mod payload;
 mod spgist;
 pub mod storage;
 pub mod system;

@@ -3,6 +3,7 @@
 // Helpers of tests: an unexpected failure must end the test with its reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod activity;
 #[cfg(feature = "sql")]
 mod authentication;
 #[cfg(feature = "sql")]

@@ -140,7 +140,14 @@ impl Cluster {
     #[must_use]
     #[track_caller]
     pub fn client(&self) -> postgres::Client {
-        self.try_client().unwrap_or_else(|error| panic!("connect to the server: {error}\n{}", self.log()))
+        self.client_of("postgres")
+    }
+
+    /// A connection to this database.
+    #[track_caller]
+    pub fn client_of(&self, database: &str) -> postgres::Client {
+        self.try_client(database)
+            .unwrap_or_else(|error| panic!("connect to the server: {error}\n{}", self.log()))
     }
 
     /// Runs SQL statements, in one implicit transaction if there is more than one.
@@ -162,7 +169,7 @@ impl Cluster {
     pub fn try_query_text(&self, sql: &str) -> Result<Vec<String>, String> {
         // A thread of its own: the client brings a runtime, which could not be started inside the caller's.
         let run = || -> Result<Vec<String>, postgres::Error> {
-            let mut client = self.try_client()?;
+            let mut client = self.try_client("postgres")?;
             let messages = client.simple_query(sql)?;
             Ok(messages.iter().filter_map(first_column).collect())
         };
@@ -279,12 +286,12 @@ impl Cluster {
         self.root.join("server.log")
     }
 
-    fn try_client(&self) -> Result<postgres::Client, postgres::Error> {
+    fn try_client(&self, database: &str) -> Result<postgres::Client, postgres::Error> {
         postgres::Config::new()
             .host_path(self.socket_dir())
             .port(self.port())
             .user("postgres")
-            .dbname("postgres")
+            .dbname(database)
             .application_name("testkit")
             .connect(postgres::NoTls)
     }

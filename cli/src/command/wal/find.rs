@@ -1,67 +1,173 @@
-//! `wal find`: what destroyed data, and the commit that made it so.
+//! `wal find`: what happened, by name, and how to go back to just before.
 
-use pgwal::Fork;
-use pgwal::WalVersion;
-use pgwal::index::{Destructive, Loss};
-use pgwal::rmgr::storage::relation_path;
+mod chain;
+mod event;
+
+use std::ops::ControlFlow;
+
+use pgwal::activity::{Commit, Tracker};
+use pgwal::names::Names;
+use pgwal::{Keep, Lsn, PgTimestamp, TimelineId};
 use serde_json::json;
 
-use super::input::Input;
+use super::input::{Input, Pace};
 use super::stream::{self, Ended};
 use super::{Lines, Stop};
-use crate::args::WalSource;
+use crate::args::FindArgs;
+use crate::context::ServerContext;
+use crate::error::CommandError;
+use chain::Chain;
+use event::{Event, Wanted};
 
-pub(super) fn run(input: &Input, source: &WalSource, lines: &mut Lines) -> Result<Option<Ended>, Stop> {
-    stream::indexes(input, false, |index| {
-        for operation in &index.destructive.entries {
-            let in_range = source.from.is_none_or(|from| operation.lsn >= from)
-                && source.to.is_none_or(|to| operation.lsn < to);
-            if in_range {
-                lines
-                    .line(|| loss_text(operation, index.version), || loss_object(operation, index.version))?;
+/// Most events that are shown at once.
+const EVENTS_MAX: usize = 200_000;
+/// How long before and after a moment, in microseconds.
+const MARGIN_MICROS: i64 = 5 * 60 * 1_000_000;
+/// Commits may be logged out of the order of their times, by this much, in microseconds.
+const DISORDER_MICROS: i64 = 60 * 1_000_000;
+/// How often names are looked for further back.
+const RETRIES_MAX: usize = 3;
+
+/// The moments that are asked for.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    from: Option<PgTimestamp>,
+    to: Option<PgTimestamp>,
+}
+
+impl Span {
+    fn new(args: &FindArgs) -> Self {
+        match (args.around, args.between.as_slice()) {
+            (Some(moment), _) => {
+                let margin = args.margin.unwrap_or(MARGIN_MICROS);
+                let micros = moment.as_micros();
+                Span {
+                    from: Some(PgTimestamp::from_micros(micros.saturating_sub(margin))),
+                    to: Some(PgTimestamp::from_micros(micros.saturating_add(margin))),
+                }
             }
+            (None, [from, to]) => Span { from: Some(*from.min(to)), to: Some(*from.max(to)) },
+            _ => Span { from: None, to: None },
         }
-        if index.destructive.more > 0 {
-            let (more, segment) = (index.destructive.more, index.segment);
-            lines.line(
-                || format!("... and {more} more in segment {segment}"),
-                || json!({"segment": segment.to_string(), "more": more}),
-            )?;
-        }
-        Ok(())
-    })
-}
-
-/// An operation as a line.
-pub(super) fn loss_text(operation: &Destructive, version: WalVersion) -> String {
-    let (kind, object) = describe(&operation.what, version);
-    let when = operation.commit.map(|(lsn, time)| format!("  committed {time} at {lsn}")).unwrap_or_default();
-    format!("{kind:<16}  {object}  xid {}  lsn {}{when}", operation.xid, operation.lsn)
-}
-
-/// An operation as JSON.
-pub(super) fn loss_object(operation: &Destructive, version: WalVersion) -> serde_json::Value {
-    let (kind, object) = describe(&operation.what, version);
-    json!({
-        "what": kind,
-        "object": object,
-        "xid": operation.xid,
-        "lsn": operation.lsn.to_string(),
-        "commit_lsn": operation.commit.map(|(lsn, _)| lsn.to_string()),
-        "commit_time": operation.commit.map(|(_, time)| time.to_string()),
-    })
-}
-
-fn describe(what: &Loss, version: WalVersion) -> (&'static str, String) {
-    match what {
-        Loss::RelationFile(file) => ("dropped file", relation_path(*file, Fork::MAIN, version)),
-        Loss::RelationEnd { file, blocks } => {
-            ("cut off", format!("{} to {blocks} blocks", relation_path(*file, Fork::MAIN, version)))
-        }
-        Loss::TruncatedTable { database, relation } => {
-            ("truncated table", format!("OID {relation} in database {database}"))
-        }
-        Loss::Database(oid) => ("dropped database", format!("OID {oid}")),
-        Loss::Tablespace(oid) => ("dropped tablespace", format!("OID {oid}")),
     }
+
+    fn holds(&self, time: PgTimestamp) -> bool {
+        self.from.is_none_or(|from| time >= from) && self.to.is_none_or(|to| time <= to)
+    }
+
+    /// Whether nothing can come any more.
+    fn is_over(&self, time: PgTimestamp) -> bool {
+        self.to.is_some_and(|to| time.as_micros() > to.as_micros().saturating_add(DISORDER_MICROS))
+    }
+}
+
+/// What was found.
+struct Found {
+    events: Vec<Event>,
+    more: bool,
+    ended: Option<Ended>,
+}
+
+pub(super) fn run(
+    server: Option<&ServerContext>,
+    args: &FindArgs,
+    lines: &mut Lines,
+) -> Result<Option<Ended>, Stop> {
+    let found = match server {
+        Some(server) => in_archive(server, args, lines)?,
+        None => {
+            let input = Input::open(&args.source, &[])?;
+            let segments = input.segments();
+            let tracker = Tracker::new(Names::new());
+            look(&input, &segments, tracker, args, (Span::new(args), Lsn::INVALID), None)?
+        }
+    };
+    for event in &found.events {
+        lines.line(|| event.text(), || event.json())?;
+    }
+    if found.more {
+        let text = format!("... and more: at most {EVENTS_MAX} are shown; narrow it with --between");
+        lines.line(|| text, || json!({"more": true, "shown": EVENTS_MAX}))?;
+    } else if found.events.is_empty() && !lines.json {
+        lines.output.info("Nothing of the sort was found");
+    }
+    Ok(found.ended)
+}
+
+/// Looks into a server's archive, with the names that are known there.
+fn in_archive(server: &ServerContext, args: &FindArgs, lines: &Lines) -> Result<Found, Stop> {
+    let span = Span::new(args);
+    let chain = Chain::open(server, args, span.from)?;
+    for gap in &chain.gaps {
+        lines.output.warning(format!("{gap}: names may be out of date behind it"));
+    }
+    let mut tries = 0;
+    let mut bases = chain.bases.iter();
+    loop {
+        let base = bases.next();
+        let (tracker, from) = match base {
+            Some(base) => match chain.tracker(server, base) {
+                Ok(tracker) => (tracker, base.lsn.min(chain.start)),
+                Err(reason) => {
+                    lines.output.debug(format!("Names from {base} can't be had: {reason}"));
+                    continue;
+                }
+            },
+            None => (Tracker::new(Names::new()), chain.start),
+        };
+        let segments = chain.segments_from(from);
+        let found = look(&chain.input, &segments, tracker, args, (span, chain.start), Some(&chain))?;
+        tries += 1;
+        // What began before the names were taken is told by earlier ones.
+        let is_told = found.events.iter().all(Event::is_told);
+        if is_told || base.is_none() || tries > RETRIES_MAX || bases.len() == 0 {
+            return Ok(found);
+        }
+    }
+}
+
+/// Goes through the segments and gathers what is wanted from `start` on.
+fn look(
+    input: &Input,
+    segments: &[pgwal::SegmentName],
+    mut tracker: Tracker,
+    args: &FindArgs,
+    (span, start): (Span, Lsn),
+    chain: Option<&Chain>,
+) -> Result<Found, Stop> {
+    let wanted = Wanted::new(args);
+    let start = args.source.from.map_or(start, |from| from.max(start));
+    let (mut events, mut more) = (Vec::new(), false);
+    let ended =
+        stream::scan(input, segments, Keep::Some(Tracker::needs), Pace::Steady, |segment, record| {
+            if args.source.to.is_some_and(|to| record.lsn >= to) {
+                return Ok(ControlFlow::Break(()));
+            }
+            let Some(commit) = tracker.record(record) else { return Ok(ControlFlow::Continue(())) };
+            if span.is_over(commit.time) {
+                return Ok(ControlFlow::Break(()));
+            }
+            if record.lsn < start || !span.holds(commit.time) {
+                return Ok(ControlFlow::Continue(()));
+            }
+            let timeline = chain.map_or(segment.timeline(), |chain| chain.timeline_at(commit.lsn));
+            let Some(event) = wanted.event(commit, timeline, &tracker) else {
+                return Ok(ControlFlow::Continue(()));
+            };
+            if events.len() == EVENTS_MAX {
+                more = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            events.push(event.with_way_back(chain));
+            Ok(ControlFlow::Continue(()))
+        })?;
+    Ok(Found { events, more, ended })
+}
+
+/// What the library says of a commit, and where.
+type Told = (Commit, TimelineId);
+
+fn no_wal(server: &ServerContext) -> CommandError {
+    CommandError::new(format!("Server '{}' has no WAL to look into", server.name()))
+        .hint(format!("see: barkeep check {}", server.name()))
 }

@@ -3,8 +3,8 @@
 use pgwal::index::{BlockMap, Listed, Outcomes, SegmentIndex};
 use serde_json::{Value, json};
 
-use super::find::{loss_object, loss_text};
 use super::input::Input;
+use super::loss::{loss_object, loss_text};
 use super::stream::{self, Ended};
 use super::{Lines, Stop};
 use crate::args::IndexArgs;

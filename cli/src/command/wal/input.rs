@@ -32,10 +32,10 @@ enum Place {
 }
 
 impl Input {
-    /// Finds the segments. `archive` is the server's archive, if one is meant.
-    pub(super) fn open(source: &WalSource, archive: Option<&Path>) -> Result<Self, CommandError> {
+    /// Finds the segments. `archive` has the directories of a server, if one is meant; the later ones win.
+    pub(super) fn open(source: &WalSource, archive: &[PathBuf]) -> Result<Self, CommandError> {
         let mut found = Found::default();
-        for path in archive.into_iter().chain(source.paths.iter().map(PathBuf::as_path)) {
+        for path in archive.iter().map(PathBuf::as_path).chain(source.paths.iter().map(PathBuf::as_path)) {
             if path == Path::new("-") {
                 found.pipe(io::stdin(), "Standard input")?;
             } else {

@@ -9,6 +9,7 @@ mod filter;
 mod find;
 mod index;
 mod input;
+mod loss;
 mod stats;
 mod stream;
 mod verify;
@@ -29,19 +30,26 @@ use stream::Ended;
 /// When the WAL can't be read, or is not sound.
 pub fn run(output: &Output, context: Option<&Context>, args: &WalArgs) -> Result<(), CommandError> {
     let source = args.command.source();
-    let archive = match (&source.server, context) {
-        (Some(name), Some(context)) => Some(context.server(name, Policy::Query)?.layout().wals),
+    let server = match (args.server(), context) {
+        (Some(name), Some(context)) => Some(context.server(name, Policy::Query)?),
         _ => None,
     };
-    let input = Input::open(source, archive.as_deref())?;
     let mut lines = Lines::new(output);
+    if let WalCommand::Find(args) = &args.command {
+        return match find::run(server.as_ref(), args, &mut lines).and_then(|ended| lines.finish(ended)) {
+            Err(Stop::Closed) | Ok(()) => Ok(()),
+            Err(Stop::Failed(error)) => Err(error),
+        };
+    }
+    let archive: Vec<_> = server.iter().map(|server| server.layout().wals).collect();
+    let input = Input::open(source, &archive)?;
     let done = match &args.command {
         WalCommand::Verify(args) => verify::run(&input, args, &mut lines).map(|()| None),
         WalCommand::Stats(args) => stats::run(&input, args, &mut lines),
         WalCommand::Dump(args) => dump::run(&input, args, &mut lines),
         WalCommand::Index(args) => index::run(&input, args, &mut lines),
         WalCommand::Commits(source) => commits::run(&input, source, &mut lines),
-        WalCommand::Find(source) => find::run(&input, source, &mut lines),
+        WalCommand::Find(_) => Ok(None),
     };
     match done.and_then(|ended| lines.finish(ended)) {
         Err(Stop::Closed) | Ok(()) => Ok(()),

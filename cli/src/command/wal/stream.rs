@@ -1,6 +1,7 @@
 //! Goes through segments one after the other: their records, or their indexes.
 
 use std::io::BufRead;
+use std::ops::ControlFlow;
 
 use pgwal::index::{IndexOptions, Indexer, SegmentIndex};
 use pgwal::reader::next_bytes;
@@ -24,7 +25,7 @@ impl Ended {
     }
 }
 
-/// Hands every record within the source's range to `each`.
+/// Hands every record within the source's range to `each`, with its parts.
 ///
 /// The WAL may end in the last segment, and is told where; damage before is an error.
 pub(super) fn records(
@@ -33,16 +34,37 @@ pub(super) fn records(
     pace: Pace,
     mut each: impl FnMut(&Record<'_>, &Parts) -> Result<(), Stop>,
 ) -> Result<Option<Ended>, Stop> {
-    let size = input.segment_size;
     let mut parts = Parts::new();
+    scan(input, &input.segments(), Keep::All, pace, |segment, record| {
+        if source.to.is_some_and(|to| record.lsn >= to) {
+            return Ok(ControlFlow::Break(()));
+        }
+        if source.from.is_none_or(|from| record.lsn >= from) {
+            parts.read(record).map_err(|kind| damaged(segment, record.lsn, &kind))?;
+            each(record, &parts)?;
+        }
+        Ok(ControlFlow::Continue(()))
+    })
+}
+
+/// Hands every record of some segments to `each`, until it has enough.
+///
+/// The WAL may end in the last of them, and is told where; damage before is an error.
+pub(super) fn scan(
+    input: &Input,
+    segments: &[SegmentName],
+    keep: Keep,
+    pace: Pace,
+    mut each: impl FnMut(SegmentName, &Record<'_>) -> Result<ControlFlow<()>, Stop>,
+) -> Result<Option<Ended>, Stop> {
+    let size = input.segment_size;
     let mut decoder: Option<(SegmentName, Decoder)> = None;
-    let segments = input.segments();
     for (index, segment) in segments.iter().enumerate() {
         let start = segment.first_lsn(size).ok_or_else(|| misfit(*segment, input))?;
         let mut current = match decoder.take() {
             // The next timeline goes on in a segment of its own.
             Some((before, going)) if before.on(segment.timeline()).next(size) == Some(*segment) => going,
-            _ => Decoder::new(start, size).with_keep(Keep::All),
+            _ => Decoder::new(start, size).with_keep(keep),
         };
         let mut file = open(input, *segment, pace)?;
         loop {
@@ -56,13 +78,8 @@ pub(super) fn records(
                 match current.next(&mut bytes) {
                     Ok(None) => break,
                     Ok(Some(record)) => {
-                        if source.to.is_some_and(|to| record.lsn >= to) {
+                        if each(*segment, &record)?.is_break() {
                             return Ok(None);
-                        }
-                        if source.from.is_none_or(|from| record.lsn >= from) {
-                            let read = parts.read(&record);
-                            read.map_err(|kind| damaged(*segment, record.lsn, &kind))?;
-                            each(&record, &parts)?;
                         }
                     }
                     Err(fault) if index + 1 == segments.len() => {
