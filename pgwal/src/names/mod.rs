@@ -441,12 +441,12 @@ fn put_together(
     // the end reaches into them only where nothing beyond them has changed.
     let old_length = old.length.unwrap_or(length);
     let start = data.clone();
-    for at in prefix.min(wanted)..wanted.min(length) {
+    for (at, byte) in data.iter_mut().enumerate().take(length).skip(prefix) {
         let from_middle = at - prefix;
-        data[at] = match middle.get(from_middle) {
+        *byte = match middle.get(from_middle) {
             Some(byte) => *byte,
             None => {
-                let old_at = (old_length.checked_sub(suffix)?).checked_add(from_middle - middle.len())?;
+                let old_at = old_length.checked_sub(suffix)?.checked_add(from_middle - middle.len())?;
                 *start.get(old_at)?
             }
         };
