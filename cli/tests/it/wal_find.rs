@@ -7,14 +7,16 @@ use testkit::{Cluster, ClusterBuilder};
 
 use crate::restore_scene::Scene;
 
+/// What is told: kind, schema, name, rows.
+type Told = (&'static str, Option<&'static str>, Option<&'static str>, Option<u64>);
+
 /// Something that somebody regrets.
 struct Disaster {
     database: &'static str,
     /// What is done before, each statement a transaction.
     prepare: &'static [&'static str],
     statement: &'static str,
-    /// What is told: kind, schema, name, rows.
-    told: &'static [(&'static str, Option<&'static str>, Option<&'static str>, Option<u64>)],
+    told: &'static [Told],
     /// A question whose answer must be the same after the restore.
     question: &'static str,
 }
