@@ -31,7 +31,7 @@ impl Catalog {
             Err(CatalogError::Damaged { .. }) => None,
             Err(error) => return Err(error),
         };
-        durable::write(&self.layout().annotation(id, DELETE_MARK), b"delete")?;
+        self.write_meta(&self.layout().annotation(id, DELETE_MARK), b"delete")?;
         if let Some(mut info) = info
             && info.status != Status::Failed
         {

@@ -1,8 +1,10 @@
 //! What is missing in the archive.
 
+use std::collections::BTreeMap;
+
 use pgwal::{History, Lsn, SegmentName, SegmentSize, TimelineId, WalFile};
 
-use crate::{Backups, Catalog, CatalogError, Keep, Layout, wal, xlogdb};
+use crate::{BackupInfo, Backups, Catalog, CatalogError, Keep, Layout, Status, wal, xlogdb};
 
 /// Most segments that a range may have, so that a wrong name does not cost an hour: 16 TiB of WAL in the usual segments.
 pub const RANGE_SEGMENTS_MAX: u64 = 1 << 20;
@@ -29,8 +31,9 @@ impl Gap {
 }
 
 /// Finds what recovery would miss: between the segments that are archived, from the oldest backup on that is kept for
-/// recovery; of backups that are kept for themselves, within their own WAL. By the files, not by the list. What has arrived and is
-/// not archived yet is not missing. The segment size comes with it; `None` when there is neither backup nor WAL.
+/// recovery, and behind the last of them up to where a finished backup ends; of backups that are kept for themselves, within their
+/// own WAL. By the files, not by the list. What has arrived and is not archived yet is not missing. The segment size comes with it;
+/// `None` when there is neither backup nor WAL.
 ///
 /// # Errors
 /// When the archive or an annotation can't be read.
@@ -45,15 +48,15 @@ pub fn find(catalog: &Catalog, backups: &Backups) -> Result<Option<(Vec<Gap>, Se
     };
     let present = xlogdb::archived_segments(layout)?;
     let mut gaps = Vec::new();
-    let mut from = None;
+    let (mut from, mut oldest) = (None, None);
     for backup in backups.iter().filter(|backup| backup.status.is_usable()) {
         let (Some(begin), Some(end)) = (backup.begin_wal, backup.end_wal) else { continue };
         if catalog.kept(backup.id)?.map(|kept| kept.keep) != Some(Keep::Standalone) {
-            from = begin.first_lsn(size);
+            (from, oldest) = (begin.first_lsn(size), Some(backup.id));
             break;
         }
         // A backup that still waits has its own way of telling.
-        if backup.status == crate::Status::Done && begin.timeline() == end.timeline() {
+        if backup.status == Status::Done && begin.timeline() == end.timeline() {
             let within = |segment: &&SegmentName| (begin..=end).contains(*segment);
             let mut own: Vec<SegmentName> = present.iter().filter(within).copied().collect();
             // The ends count as there, so that what is missing lies between; if they are not, they are looked for below.
@@ -66,6 +69,10 @@ pub fn find(catalog: &Catalog, backups: &Backups) -> Result<Option<(Vec<Gap>, Se
     if from.is_some() || backups.iter().all(|backup| !backup.status.is_usable()) {
         let history = |timeline| wal::history(layout, timeline).ok().flatten();
         gaps.extend(gaps_in(&present, size, from, history));
+    }
+    if let Some(oldest) = oldest {
+        let finished = backups.by_id.range(oldest..).map(|(_, backup)| backup);
+        gaps.extend(lost_ends(&present, size, finished.filter(|backup| backup.status == Status::Done)));
     }
     Ok(Some((not_on_the_way(layout, gaps, size), size)))
 }
@@ -135,6 +142,29 @@ pub fn gaps_in(
         before = Some(segment);
     }
     gaps
+}
+
+/// What is missing behind the last archived segment of each timeline: a finished backup had all its WAL once.
+fn lost_ends<'a>(
+    present: &[SegmentName],
+    size: SegmentSize,
+    finished: impl Iterator<Item = &'a BackupInfo>,
+) -> Vec<Gap> {
+    let mut ranges: BTreeMap<TimelineId, (SegmentName, SegmentName)> = BTreeMap::new();
+    for backup in finished {
+        let (Some(begin), Some(end)) = (backup.begin_wal, backup.end_wal) else { continue };
+        if begin.timeline() == end.timeline() {
+            let range = ranges.entry(end.timeline()).or_insert((begin, end));
+            *range = (range.0.min(begin), range.1.max(end));
+        }
+    }
+    let lost = |(timeline, (begin, end)): (TimelineId, (SegmentName, SegmentName))| {
+        let last = present.iter().rfind(|segment| segment.timeline() == timeline);
+        let first = last.map_or(Some(begin), |last| last.next(size))?.max(begin);
+        let segments = end.number(size)?.checked_sub(first.number(size)?)? + 1;
+        Some(Gap { first, last: end, segments })
+    };
+    ranges.into_iter().filter_map(lost).collect()
 }
 
 /// What a timeline's first segment should be: the one in which it leaves its parent, where the parent's WAL is there.
@@ -210,6 +240,32 @@ mod tests {
     fn segment(timeline: u32, number: u64) -> SegmentName {
         let lsn = Lsn::from_u64(number * SIZE.bytes());
         SegmentName::at(TimelineId::new(timeline).unwrap(), lsn, SIZE)
+    }
+
+    #[test]
+    fn a_finished_backup_had_its_wal_once() {
+        let backup = |day: u32, begin: u64, end: u64| {
+            let mut info = BackupInfo::new(format!("202601{day:02}T000000").parse().unwrap(), "pg");
+            (info.begin_wal, info.end_wal) = (Some(segment(1, begin)), Some(segment(1, end)));
+            info
+        };
+        let lost = |present: &[u64], backups: &[BackupInfo]| {
+            let present: Vec<_> = present.iter().map(|number| segment(1, *number)).collect();
+            lost_ends(&present, SIZE, backups.iter())
+        };
+        let backups = [backup(1, 2, 3), backup(2, 5, 7)];
+        let gap = |first, last| Gap {
+            first: segment(1, first),
+            last: segment(1, last),
+            segments: last - first + 1,
+        };
+        assert_eq!(lost(&[], &backups), [gap(2, 7)]);
+        assert_eq!(lost(&[1], &backups), [gap(2, 7)]);
+        assert_eq!(lost(&[0], &backups), [gap(2, 7)]);
+        assert_eq!(lost(&[2, 3, 4, 5], &backups), [gap(6, 7)]);
+        assert_eq!(lost(&[2, 3, 4, 5, 6, 7], &backups), []);
+        assert_eq!(lost(&[9], &backups), []);
+        assert_eq!(lost(&[2], &[]), []);
     }
 
     /// Gaps as timeline, first and last number.

@@ -117,7 +117,7 @@ impl Catalog {
         // First what protects it, with neither an end nor a note: a crash in between leaves it kept for good.
         durable::remove(&note_path(self.layout(), id))?;
         let annotation = self.layout().annotation(id, "keep");
-        durable::write(&annotation, kept.keep.as_str().as_bytes())?;
+        self.write_meta(&annotation, kept.keep.as_str().as_bytes())?;
         durable::remove(&self.layout().old_annotation(id, "keep"))?;
         if kept.until.is_none() && kept.note.is_none() {
             return Ok(());

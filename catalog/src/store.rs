@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use barkeep_transport::durable::{self, DurableError};
 use jiff::Zoned;
 
-use crate::backup_info::{self, BackupInfoError, FILE_BYTES_MAX, Unrepresentable};
+use crate::backup_info::{self, BackupInfoError, FILE_BYTES_MAX, Parsed, Unrepresentable};
 use crate::lock::LockError;
 use crate::names::{self, NameError};
 use crate::{BackupId, BackupInfo, Layout, Status, xlogdb};
@@ -89,6 +89,9 @@ pub struct Backups {
     pub by_id: BTreeMap<BackupId, BackupInfo>,
     /// Records that could not be read; the other backups are there all the same.
     pub faults: Vec<CatalogError>,
+    /// Keys that are not Barman 3.20's, by the records that have them. Barman stops at such a record; here it is read
+    /// without them.
+    pub unknown_keys: BTreeMap<BackupId, Vec<String>>,
 }
 
 impl Backups {
@@ -186,9 +189,12 @@ impl Catalog {
     pub fn backups(&self) -> Result<Backups, CatalogError> {
         let mut backups = Backups::default();
         for id in self.ids()? {
-            match self.read(id) {
-                Ok(info) => {
-                    backups.by_id.insert(id, info);
+            match self.read_record(id) {
+                Ok(parsed) => {
+                    backups.by_id.insert(id, parsed.info);
+                    if !parsed.unknown_keys.is_empty() {
+                        backups.unknown_keys.insert(id, parsed.unknown_keys);
+                    }
                 }
                 // Deleted meanwhile.
                 Err(CatalogError::Unknown { .. }) => {}
@@ -203,10 +209,14 @@ impl Catalog {
     /// # Errors
     /// When there is none, or it can't be read.
     pub fn read(&self, id: BackupId) -> Result<BackupInfo, CatalogError> {
+        self.read_record(id).map(|parsed| parsed.info)
+    }
+
+    fn read_record(&self, id: BackupId) -> Result<Parsed, CatalogError> {
         for path in [self.layout.backup_info(id), self.layout.old_backup_info(id)] {
             if let Some(text) = read_bounded(&path, FILE_BYTES_MAX as u64)? {
                 return match backup_info::parse(id, &text) {
-                    Ok(parsed) => Ok(parsed.info),
+                    Ok(parsed) => Ok(parsed),
                     Err(source) => Err(CatalogError::Damaged { path, source }),
                 };
             }
@@ -252,7 +262,13 @@ impl Catalog {
             Ok(_) | Err(CatalogError::Unknown { .. } | CatalogError::Damaged { .. }) => {}
             Err(error) => return Err(error),
         }
-        durable::write(&self.layout.backup_info(info.id), backup_info::render(info)?.as_bytes())?;
+        self.write_meta(&self.layout.backup_info(info.id), backup_info::render(info)?.as_bytes())
+    }
+
+    /// Writes a file of the metadata, whose directory a home of Barman before 3.13.2 does not have.
+    pub(crate) fn write_meta(&self, path: &Path, content: &[u8]) -> Result<(), CatalogError> {
+        durable::create_dir_all(&self.layout.meta())?;
+        durable::write(path, content)?;
         Ok(())
     }
 

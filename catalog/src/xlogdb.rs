@@ -9,7 +9,7 @@
 //! list can always be made anew from them ([`scan`]).
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -68,7 +68,8 @@ pub struct LineFault {
 /// What a list says.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct XlogDb {
-    /// Its lines, in order; a file archived twice is there twice.
+    /// Its lines, in order; a file archived twice is there twice. Where lines say nothing, the files that are in the
+    /// archive and not listed come last.
     pub entries: Vec<WalEntry>,
     /// The lines that say nothing.
     pub faults: Vec<LineFault>,
@@ -216,7 +217,21 @@ fn read_unlocked(layout: &Layout) -> Result<XlogDb, XlogDbError> {
     }
     let mut content = Vec::new();
     file.take(FILE_BYTES_MAX).read_to_end(&mut content).map_err(failed)?;
-    Ok(parse(&content))
+    let mut list = parse(&content);
+    if !list.faults.is_empty() {
+        // What the wrong lines meant is in the archive.
+        let unlisted = unlisted(layout, &list.entries)?;
+        list.entries.extend(unlisted);
+    }
+    Ok(list)
+}
+
+/// The files of the archive that a list does not name.
+fn unlisted(layout: &Layout, entries: &[WalEntry]) -> Result<Vec<WalEntry>, XlogDbError> {
+    let known: HashSet<WalFile> = entries.iter().map(|entry| entry.file).collect();
+    let mut files = archived_files(layout)?;
+    files.retain(|(file, _)| !known.contains(file));
+    look_into(&files)
 }
 
 /// Lists the archive by walking it: segments, partial ones, labels and history files, in name order. Other files are
@@ -225,7 +240,10 @@ fn read_unlocked(layout: &Layout) -> Result<XlogDb, XlogDbError> {
 /// # Errors
 /// When a directory or file can't be read.
 pub fn scan(layout: &Layout) -> Result<Vec<WalEntry>, XlogDbError> {
-    let files = archived_files(layout)?;
+    look_into(&archived_files(layout)?)
+}
+
+fn look_into(files: &[(WalFile, PathBuf)]) -> Result<Vec<WalEntry>, XlogDbError> {
     let share = files.len().div_ceil(scanners()).max(SCAN_SHARE_MIN);
     let look = |files: &[(WalFile, PathBuf)]| {
         let mut entries = Vec::with_capacity(files.len());
@@ -444,7 +462,7 @@ impl<'a> Locked<'a> {
         let path = self.layout.xlogdb();
         if !path.exists() {
             let mut all = scan(self.layout)?;
-            let listed: std::collections::HashSet<WalFile> = all.iter().map(|entry| entry.file).collect();
+            let listed: HashSet<WalFile> = all.iter().map(|entry| entry.file).collect();
             all.extend(entries.iter().filter(|entry| !listed.contains(&entry.file)).cloned());
             return self.replace(&all);
         }

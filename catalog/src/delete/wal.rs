@@ -8,7 +8,7 @@ use pgwal::WalFile;
 use super::{DeletionHooks, DoomedWal};
 use crate::Layout;
 use crate::store::{CatalogError, names_in};
-use crate::xlogdb::{self, Locked, WalEntry};
+use crate::xlogdb::{Locked, WalEntry};
 
 /// Removes files from the archive: first from its list, then themselves, then the directories that are empty. Files that
 /// are not there are fine, so an interrupted removal can be repeated. What was removed, as the list had it.
@@ -48,13 +48,6 @@ fn unlist(layout: &Layout, files: &[WalFile]) -> Result<Vec<WalEntry>, CatalogEr
     {
         let list = Locked::acquire(layout)?;
         let mut listed = list.read()?;
-        if !listed.faults.is_empty() {
-            // What the wrong lines meant is in the archive.
-            let known: HashSet<WalFile> = listed.entries.iter().map(|entry| entry.file).collect();
-            listed
-                .entries
-                .extend(xlogdb::scan(layout)?.into_iter().filter(|entry| !known.contains(&entry.file)));
-        }
         let mut seen = HashSet::new();
         for entry in &listed.entries {
             if gone.contains(&entry.file) && seen.insert(entry.file) {
@@ -116,6 +109,7 @@ mod tests {
     use super::*;
     use crate::Catalog;
     use crate::delete::Stopped;
+    use crate::xlogdb;
     use std::sync::Mutex;
 
     /// Writes down what it is told, and stops at one file.

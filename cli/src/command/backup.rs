@@ -157,7 +157,7 @@ fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> 
     if args.wait {
         scripts::after(context, server, &catalog, &info);
     }
-    if is_first && info.status == Status::Done && server.config.text("worm_mode") != Some("on") {
+    if is_first && info.status == Status::Done && !server.config.worm_mode() {
         deletion::purge_before_first(server)?;
     }
     report::finished(server, &info);

@@ -248,7 +248,8 @@ fn enforce_retention(server: &ServerContext) -> Result<(), CommandError> {
             "Enforcing retention policy: backup {} of server {name} is obsolete: {}",
             judgement.id, judgement.reason
         ));
-        if deletion::delete_tree(server, judgement.id, Cause::Policy)? == Outcome::Busy {
+        if deletion::delete_tree(server, judgement.id, Cause::Policy, &deletion::permitted)? == Outcome::Busy
+        {
             server.output.info(format!("Another process is at work on backup {}", judgement.id));
         }
     }

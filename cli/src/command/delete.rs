@@ -28,17 +28,7 @@ pub fn run(context: &mut Context, args: &DeleteArgs) -> Result<(), CommandError>
         context.output().report(&DryRun { server: name, preview });
         return Ok(());
     }
-    let busy = || {
-        CommandError::new(format!(
-            "Another process is running on server {name}: impossible to delete the backup now"
-        ))
-        .hint("a backup or another delete; try again when it has ended")
-    };
-    let lock = match ServerLock::try_acquire(&server.layout(), Task::Backup) {
-        Ok(lock) => lock,
-        Err(LockError::Held { .. }) => return Err(busy()),
-        Err(error) => return Err(error.into()),
-    };
+    let lock = alone(&server)?;
     // With this lock in hand, whatever is unfinished is dead.
     server.catalog().sweep_locked(&lock)?;
     let backups = server.catalog().backups()?;
@@ -49,10 +39,33 @@ pub fn run(context: &mut Context, args: &DeleteArgs) -> Result<(), CommandError>
             "Backup {id} has incremental backups which depend on it. Deleting all backups in the tree"
         ));
     }
-    match deletion::delete_tree(&server, id, Cause::Person)? {
+    // Scripts run before a backup goes, and may do what they like with the others; then it is looked at once more.
+    drop(lock);
+    let permit = |id| {
+        let lock = alone(&server)?;
+        refuse(&server, &server.catalog().backups()?, id)?;
+        Ok(Some(lock))
+    };
+    match deletion::delete_tree(&server, id, Cause::Person, &permit)? {
         Outcome::Deleted => Ok(()),
-        Outcome::Busy => Err(busy()),
+        Outcome::Busy => Err(busy(name)),
     }
+}
+
+/// The lock that keeps backups and other deletions away.
+fn alone(server: &ServerContext) -> Result<ServerLock, CommandError> {
+    match ServerLock::try_acquire(&server.layout(), Task::Backup) {
+        Ok(lock) => Ok(lock),
+        Err(LockError::Held { .. }) => Err(busy(server.name())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn busy(name: &str) -> CommandError {
+    CommandError::new(format!(
+        "Another process is running on server {name}: impossible to delete the backup now"
+    ))
+    .hint("a backup or another delete; try again when it has ended")
 }
 
 /// The backup that is meant.

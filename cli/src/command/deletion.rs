@@ -52,8 +52,17 @@ impl Cause {
     }
 }
 
+/// What is asked for each backup, after the scripts before its deletion and before anything of it goes: whether it still may.
+/// The lock that comes with the answer is held until its files are gone, and not while any script runs.
+pub(super) type Permit<'a> = &'a dyn Fn(BackupId) -> Result<Option<ServerLock>, CommandError>;
+
+/// What the retention policy has decided needs no further word.
+pub(super) fn permitted(_: BackupId) -> Result<Option<ServerLock>, CommandError> {
+    Ok(None)
+}
+
 /// Deletes a backup and the increments that descend from it, children first, and then the WAL that nobody needs any
-/// more. Whether it may go has been decided.
+/// more. Each is deleted if `permit` says so.
 ///
 /// # Errors
 /// When storage fails or a hook stops it. What has begun will be finished by the next cron.
@@ -61,6 +70,7 @@ pub(super) fn delete_tree(
     server: &ServerContext,
     id: BackupId,
     cause: Cause,
+    permit: Permit<'_>,
 ) -> Result<Outcome, CommandError> {
     let backups = server.catalog().backups()?;
     let mut tree = backups.descendants(id);
@@ -83,7 +93,7 @@ pub(super) fn delete_tree(
     // Where recovery from the oldest of them begins: if no backup remains, WAL from there on is kept.
     let origin = Origin::first(tree.iter().filter_map(|id| backups.get(*id)));
     let hooks = DeletionScripts::new(server);
-    let sweep = Sweep { server, origin, cause, hooks: &hooks };
+    let sweep = Sweep { server, origin, cause, hooks: &hooks, permit };
     for id in &tree {
         sweep.delete_one(&backups, *id)?;
     }
@@ -124,7 +134,7 @@ pub(super) fn preview(server: &ServerContext, id: BackupId, cause: Cause) -> Res
 /// When storage fails.
 pub(super) fn finish(server: &ServerContext, id: BackupId) -> Result<Outcome, CommandError> {
     if server.catalog().backups()?.get(id).is_some() {
-        return delete_tree(server, id, Cause::Policy);
+        return delete_tree(server, id, Cause::Policy, &permitted);
     }
     // Only marks and files are left, or a record that can't be read.
     let lock = match ServerLock::try_acquire(&server.layout(), Task::OneBackup(id)) {
@@ -144,6 +154,7 @@ struct Sweep<'a> {
     origin: Option<Origin>,
     cause: Cause,
     hooks: &'a dyn DeletionHooks,
+    permit: Permit<'a>,
 }
 
 impl Sweep<'_> {
@@ -177,8 +188,11 @@ impl Sweep<'_> {
     /// Marks a backup and removes it, its record last.
     fn remove_one(&self, backups: &Backups, id: BackupId) -> Result<(), CommandError> {
         let catalog = self.server.catalog();
+        let permit = (self.permit)(id)?;
         catalog.mark_for_deletion(id)?;
         catalog.remove_backup_files(id)?;
+        // What is marked counts no more, whoever looks next.
+        drop(permit);
         if !self.cause.spares_wal_of(self.server, backups, id)? {
             self.purge_wal()?;
         }

@@ -209,7 +209,7 @@ pub const SERVER_KEYS: &[Key] = &[
     key("wal_verify", GSM, Kind::Choice(&["reject", "warn", "off"]), "warn", ACTED),
     key("wals_directory", S, Kind::Place, "", ACTED),
     key("warehousepg_dbid", GSM, Kind::Integer, "", PENDING),
-    key("worm_mode", GSM, Kind::Boolean, "off", PENDING),
+    key("worm_mode", GSM, Kind::Boolean, "off", ACTED),
     key("xlogdb_directory", GS, Kind::Text, "", ACTED),
 ];
 

@@ -5,7 +5,7 @@
 //! with [`ABORT_CONTINUE`], or with [`ABORT_STOP`], which stops the event if it has not happened yet.
 //!
 //! They may call barkeep, so nobody holds a lock while they run that another command would wait for: what is held at most is
-//! the lock of the one backup that is about to begin or to go, and of the archiving or manual deletion that is under way.
+//! the lock of the one backup that is about to begin or to go, and of the archiving that is under way.
 
 mod archiving;
 mod deletion;

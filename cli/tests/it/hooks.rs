@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use barkeep_catalog::{Catalog, Status};
+use pgwal::WalFile;
 use testkit::{Barman, Cluster, TestDir, wait_for};
 
 use crate::stored::{layout, names};
@@ -412,6 +413,54 @@ fn a_script_can_keep_a_backup_from_being_deleted() {
     assert!(run.stderr.contains("was not deleted") && run.stderr.contains("returned 63"), "{run:?}");
     assert_eq!(names(home.join("main/base")), kept);
     assert_eq!(told(&place.join("told")), Vec::<String>::new());
+}
+
+#[test]
+fn only_the_backup_itself_is_locked_while_scripts_around_its_deletion_run() {
+    let place = TestDir::new();
+    let mut home = crate::stored::home();
+    let ids =
+        [1, 2].map(|hour| crate::stored::backup(&home, hour, crate::stored::segment(1, u64::from(hour))).id);
+    crate::stored::archived(&home, [1, 2].map(|number| WalFile::Segment(crate::stored::segment(1, number))));
+    let held = place.join("held");
+    for key in keys("delete").into_iter().chain(keys("wal_delete")) {
+        let script = format!(
+            "for lock in '{}'/.*.lock; do flock -n $lock true || basename $lock; done | sed \"s/^/$BARMAN_PHASE /\" >> '{}'",
+            home.path().display(),
+            held.display()
+        );
+        home.set("main", &key, &script);
+    }
+    home.run(["delete", "main", "oldest"]).success();
+    assert_eq!(crate::stored::archive(&home).len(), 1, "WAL went too");
+    let lock = |phase: &str| std::iter::repeat_n(format!("{phase} .main-{}.lock", ids[0]), 2);
+    let pair = || lock("pre").chain(lock("post"));
+    let expected: Vec<String> = lock("pre").chain(pair()).chain(lock("post")).collect();
+    assert_eq!(told(&held), expected);
+}
+
+#[test]
+fn what_scripts_before_a_deletion_do_is_looked_at_before_anything_goes() {
+    let mut home = crate::stored::home().with("main", "minimum_redundancy", "1");
+    let ids = [1, 2, 3].map(|hour| {
+        crate::stored::backup(&home, hour, crate::stored::segment(1, u64::from(hour))).id.to_string()
+    });
+    let barkeep = format!("'{}' -c \"$BARMAN_CONFIGURATION\"", barkeep());
+    let others = format!("{barkeep} delete main {} && {barkeep} delete main {}", ids[0], ids[1]);
+    let script = format!("if [ $BARMAN_BACKUP_ID = {} ]; then {others}; fi", ids[2]);
+    home.set("main", "pre_delete_script", &script);
+    let place = TestDir::new();
+    home.set("main", "post_delete_script", &teller(&place.join("told"), "$BARMAN_BACKUP_ID $BARMAN_ERROR"));
+    let run = home.run(["delete", "main", &ids[2]]).exits_with(1);
+    assert!(run.stderr.contains("Cannot delete backup") && run.stderr.contains(&ids[2]), "{run:#?}");
+    assert_eq!(names(home.join("main/base")), [ids[2].as_str()], "the others are gone, and it is not");
+    assert_eq!(
+        Catalog::new(layout(&home)).backups().unwrap().iter().map(|info| info.status).collect::<Vec<_>>(),
+        [Status::Done]
+    );
+    let told = told(&place.join("told"));
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told[2].contains("Cannot delete backup"), "{told:?}");
 }
 
 #[test]

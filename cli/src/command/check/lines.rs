@@ -117,6 +117,7 @@ pub(super) fn all(
     let operated = config.active() && !config.passive();
     let home = backups::Home::read(server, now);
     wal::archive(&mut lines, server, &home);
+    archive::list(&mut lines, server, &home);
     archive::completeness(&mut lines, server, &home);
     archive::soundness(&mut lines, server);
     wal::queues(&mut lines, server);

@@ -41,6 +41,23 @@ pub(super) fn completeness(lines: &mut Lines, server: &ServerContext, home: &Hom
     }
 }
 
+/// Whether every line of the archive's list says something. Told only when not.
+pub(super) fn list(lines: &mut Lines, server: &ServerContext, home: &Home) {
+    if home.list_faults.is_empty() {
+        return;
+    }
+    lines.lines.push(Line {
+        name: "WAL archive list".to_owned(),
+        ok: false,
+        hint: format!("{} lines cannot be read", home.list_faults.len()),
+        details: home.list_faults.iter().take(NAMED_MAX).map(ToString::to_string).collect(),
+        cure: Some(format!(
+            "make it anew: barkeep rebuild-xlogdb {}; until then the files are gone by, but Barman stops at such a line",
+            server.name()
+        )),
+    });
+}
+
 /// What is missing, in one phrase.
 pub(in crate::command) fn summary(gaps: &[Gap]) -> String {
     let count: u64 = gaps.iter().map(|gap| gap.segments).sum();

@@ -1,6 +1,7 @@
 //! Checks of the catalogue: its directories, its backups, its policy, its configuration.
 
-use barkeep_catalog::{Backups, Status, xlogdb};
+use barkeep_catalog::xlogdb::{self, LineFault};
+use barkeep_catalog::{Backups, Status};
 use jiff::{SignedDuration, Timestamp};
 
 use super::wal::is_segment;
@@ -17,6 +18,8 @@ pub(super) struct Home {
     pub(super) backups: Result<Backups, String>,
     /// Whether the archive has no segment at all; `None` when it can't be read.
     pub(super) archive_empty: Option<bool>,
+    /// The lines of the archive's list that say nothing.
+    pub(super) list_faults: Vec<LineFault>,
     /// Whether a backup waits for WAL.
     pub(super) waiting: bool,
     /// The WAL of the newest backup.
@@ -27,9 +30,12 @@ pub(super) struct Home {
 impl Home {
     pub(super) fn read(server: &ServerContext, now: Timestamp) -> Self {
         let backups = server.catalog().current().map_err(|error| error.to_string());
-        let entries = xlogdb::read(&server.layout()).map(|list| list.entries);
+        let (entries, list_faults) = match xlogdb::read(&server.layout()) {
+            Ok(list) => (Some(list.entries), list.faults),
+            Err(_) => (None, Vec::new()),
+        };
         let newest = match (&backups, &entries) {
-            (Ok(backups), Ok(entries)) => backups
+            (Ok(backups), Some(entries)) => backups
                 .iter()
                 .rev()
                 .find(|backup| backup.status.is_usable())
@@ -41,7 +47,8 @@ impl Home {
             .is_ok_and(|backups| backups.iter().any(|backup| backup.status == Status::WaitingForWals));
         Home {
             waiting,
-            archive_empty: entries.ok().map(|entries| !entries.iter().any(|entry| is_segment(entry.file))),
+            list_faults,
+            archive_empty: entries.map(|entries| !entries.iter().any(|entry| is_segment(entry.file))),
             newest: newest.unwrap_or_default(),
             backups,
             now,
@@ -90,17 +97,7 @@ pub(super) fn lines(lines: &mut Lines, server: &ServerContext, home: &Home, now:
         Ok(backups) => backups,
         Err(error) => return lines.failed("catalogue", error.clone(), "make it readable to barman_user"),
     };
-    if !backups.faults.is_empty() {
-        lines.lines.push(Line {
-            name: "backup records".to_owned(),
-            ok: false,
-            hint: format!("{} cannot be read", backups.faults.len()),
-            details: backups.faults.iter().map(ToString::to_string).collect(),
-            cure: Some(
-                "mend the named lines, or move the files away; no other backup is affected".to_owned(),
-            ),
-        });
-    }
+    records(lines, backups);
     let newest = backups.iter().rev().find(|backup| backup.status.is_usable());
     let age =
         newest.and_then(|backup| backup.end_time.as_ref()).map(|end| now.duration_since(end.timestamp()));
@@ -149,6 +146,28 @@ pub(super) fn lines(lines: &mut Lines, server: &ServerContext, home: &Home, now:
         format!("have {done} non-incremental backups, expected at least {minimum}"),
         format!("take one: barkeep backup {}", server.name()),
     );
+}
+
+/// Records that can't be read, or not by Barman. Told only when there are any.
+fn records(lines: &mut Lines, backups: &Backups) {
+    let (wrong, foreign) = (backups.faults.len(), backups.unknown_keys.len());
+    let hint = match (wrong, foreign) {
+        (0, 0) => return,
+        (wrong, 0) => format!("{wrong} cannot be read"),
+        (0, foreign) => format!("{foreign} cannot be read by Barman"),
+        (wrong, foreign) => format!("{wrong} cannot be read, and {foreign} not by Barman"),
+    };
+    let foreign = backups.unknown_keys.iter().map(|(id, keys)| {
+        format!("the record of backup {id} has keys that Barman does not know: {}", keys.join(", "))
+    });
+    lines.lines.push(Line {
+        name: "backup records".to_owned(),
+        ok: wrong == 0,
+        hint,
+        details: backups.faults.iter().map(ToString::to_string).chain(foreign).collect(),
+        cure: (wrong > 0)
+            .then(|| "mend the named lines, or move the files away; no other backup is affected".to_owned()),
+    });
 }
 
 /// The contradictions that disable a server. Told only when there are any.
