@@ -1,5 +1,8 @@
 //! A plain file, read by mapping it: the kernel's copy costs as much as all else that is done with WAL.
 //!
+//! The start is read all the same: who only wants to know what a file is, or how a record ends that began in the segment
+//! before, gets it at once. And threads that map get in each other's way, so a window is large, brought in piece by piece.
+//!
 //! Memory that a file lends is sound only while nobody changes or cuts the file. So each window is mapped under a read lease
 //! (`fcntl(2)`, `F_SETLEASE`): the kernel grants it only while nobody has the file open for writing, and lets whoever then
 //! opens it for writing or truncates it wait until the lease is given back, a fraction of a millisecond later. Where there is
@@ -9,7 +12,8 @@
 //! What is left: a process that is stopped within that fraction for longer than the kernel grants a lease
 //! (`/proc/sys/fs/lease-break-time`, 45 seconds), while another cuts the file, dies by SIGBUS without a report.
 //!
-//! Miri knows neither file mappings nor leases: the tests below run on the real thing.
+//! Miri knows neither leases nor mappings of files: the tests below run on the real thing, and under AddressSanitizer
+//! (`make unsafe`), which knows what is mapped.
 #![allow(
     unsafe_code,
     reason = "WAL that is mapped rather than copied is verified in five sixths of the time"
@@ -19,36 +23,49 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 
-use memmap2::{Advice, Mmap, MmapOptions};
+use memmap2::{Advice, Mmap, MmapOptions, UncheckedAdvice};
 
 use super::CHUNK_BYTES;
 
-/// How much of the file is mapped at a time, in bytes: a multiple of any page size. Small enough that a lease is short and
-/// memory stays small, large enough that the system calls don't count.
-const WINDOW_BYTES: u64 = 1 << 20;
+/// How much of the file is mapped at a time, in bytes: a multiple of any page size. Small enough that a lease is short, large
+/// enough that threads, which wait for one another where they map and unmap, seldom do.
+const WINDOW_BYTES: u64 = 16 << 20;
+/// How much of a window is in memory at a time, in bytes.
+const PIECE_BYTES: usize = 1 << 20;
 /// `F_SETSIG` of Linux: the signal that tells of someone who waits for the lease.
 const F_SETSIG: libc::c_int = 10;
 
 /// A file that is mapped a window at a time, or read where it can't be.
 #[derive(Debug)]
 pub(super) struct MappedFile {
+    stage: Stage,
     /// Under a lease, always.
     window: Option<Mmap>,
-    /// Bytes of the window that have been consumed.
+    /// Where the window starts, or what comes next if there is none, in bytes from the file's start.
+    start: u64,
+    /// Bytes of the window that have been consumed: at most `present`.
     used: usize,
-    /// Where the next window starts, in bytes from the file's start.
-    next: u64,
-    /// Whether mapping has been given up.
-    reads: bool,
+    /// Bytes of the window that have been brought in: at most its length.
+    present: usize,
     // After the window, so that it is closed after the window is unmapped.
     reader: BufReader<File>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The first chunk is read.
+    Start,
+    /// What follows is mapped.
+    Mapping,
+    /// Mapping has been given up.
+    Reading,
 }
 
 impl MappedFile {
     /// Reads `file` from its start.
     pub(super) fn new(file: File) -> Self {
         let reader = BufReader::with_capacity(CHUNK_BYTES, file);
-        MappedFile { window: None, used: 0, next: 0, reads: false, reader }
+        MappedFile { stage: Stage::Start, window: None, start: 0, used: 0, present: 0, reader }
     }
 
     /// Takes the lease on the file; whether that worked.
@@ -72,30 +89,32 @@ impl MappedFile {
         if self.window.take().is_some() {
             self.give_back_lease();
         }
+        self.start += self.used as u64;
+        (self.used, self.present) = (0, 0);
     }
 
-    /// Goes on to the next window; there is none at the file's end, and where mapping is given up.
+    /// Brings in what comes next: of this window, or else of the next one. There is nothing at the file's end, and where
+    /// mapping is given up.
     fn advance(&mut self) -> io::Result<()> {
-        self.release();
-        if self.take_lease() {
-            let left = self.reader.get_ref().metadata()?.len().saturating_sub(self.next);
-            if left == 0 {
-                self.give_back_lease();
-                return Ok(());
+        if self.window.as_ref().is_none_or(|window| self.present == window.len()) {
+            self.release();
+            if self.take_lease() {
+                let left = self.reader.get_ref().metadata()?.len().saturating_sub(self.start);
+                if left == 0 {
+                    self.give_back_lease();
+                    return Ok(());
+                }
+                // At most WINDOW_BYTES.
+                self.window = self.map(left.min(WINDOW_BYTES) as usize);
+                if self.window.is_none() {
+                    self.give_back_lease();
+                }
             }
-            // At most WINDOW_BYTES.
-            let length = left.min(WINDOW_BYTES) as usize;
-            self.window = self.map(length);
-            if self.window.is_some() {
-                self.used = 0;
-                self.next += length as u64;
-                return Ok(());
-            }
-            self.give_back_lease();
         }
-        self.reads = true;
-        if self.next > 0 {
-            self.reader.seek(SeekFrom::Start(self.next))?;
+        if !self.bring_in() {
+            self.release();
+            self.stage = Stage::Reading;
+            self.reader.seek(SeekFrom::Start(self.start))?;
         }
         Ok(())
     }
@@ -104,30 +123,46 @@ impl MappedFile {
     fn map(&self, length: usize) -> Option<Mmap> {
         // SAFETY: while the lease is held nobody can write to the file or truncate it, and the map is dropped before the lease
         // is given back: see `release` and the order of the fields.
-        let map =
-            unsafe { MmapOptions::new().offset(self.next).len(length).map(self.reader.get_ref()) }.ok()?;
-        // What can't be brought in fails here rather than where it is touched.
-        map.advise(Advice::PopulateRead).ok()?;
-        Some(map)
+        unsafe { MmapOptions::new().offset(self.start).len(length).map(self.reader.get_ref()) }.ok()
+    }
+
+    /// Brings in the next piece of the window, and lets the one before go; whether that worked. What can't be brought in fails
+    /// here rather than where it is touched.
+    fn bring_in(&mut self) -> bool {
+        let Some(window) = &self.window else { return false };
+        if let Some(before) = self.present.checked_sub(PIECE_BYTES) {
+            // SAFETY: nothing of this piece is lent, since all of it has been consumed, and nothing is written to the map that
+            // would be lost. A failure only means that it stays in memory until the window goes.
+            let _ = unsafe { window.unchecked_advise_range(UncheckedAdvice::DontNeed, before, PIECE_BYTES) };
+        }
+        let length = PIECE_BYTES.min(window.len() - self.present);
+        let there = window.advise_range(Advice::PopulateRead, self.present, length).is_ok();
+        self.present += if there { length } else { 0 };
+        there
     }
 }
 
 impl BufRead for MappedFile {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if !self.reads && self.window.as_ref().is_none_or(|window| self.used == window.len()) {
+        if self.stage == Stage::Start && self.start > 0 && self.reader.buffer().is_empty() {
+            self.stage = Stage::Mapping;
+        }
+        if self.stage == Stage::Mapping && self.used == self.present {
             self.advance()?;
         }
-        match &self.window {
-            Some(window) => Ok(&window[self.used..]),
-            None if self.reads => self.reader.fill_buf(),
-            None => Ok(&[]),
+        match (self.stage, &self.window) {
+            (Stage::Mapping, Some(window)) => Ok(&window[self.used..self.present]),
+            (Stage::Mapping, None) => Ok(&[]),
+            (Stage::Start | Stage::Reading, _) => self.reader.fill_buf(),
         }
     }
 
     fn consume(&mut self, amount: usize) {
-        match &self.window {
-            Some(window) => self.used = window.len().min(self.used + amount),
-            None => self.reader.consume(amount),
+        if self.window.is_some() {
+            self.used = self.present.min(self.used + amount);
+        } else {
+            self.start += amount.min(self.reader.buffer().len()) as u64;
+            self.reader.consume(amount);
         }
     }
 }
@@ -143,6 +178,7 @@ impl Read for MappedFile {
 }
 
 #[cfg(test)]
+#[cfg(not(miri))]
 mod tests {
     use super::*;
     use std::fs::OpenOptions;
@@ -152,6 +188,14 @@ mod tests {
     use std::time::Duration;
 
     const WINDOW: usize = WINDOW_BYTES as usize;
+
+    /// A file whose next bytes are the first that are mapped.
+    fn past_the_start(path: &Path) -> MappedFile {
+        let mut file = MappedFile::new(File::open(path).unwrap());
+        assert_eq!(file.fill_buf().unwrap().len(), CHUNK_BYTES);
+        file.consume(CHUNK_BYTES);
+        file
+    }
 
     fn write(path: &Path, length: usize) -> Vec<u8> {
         let bytes: Vec<u8> = (0..length).map(|at| (at ^ at >> 8 ^ at >> 16) as u8).collect();
@@ -169,7 +213,9 @@ mod tests {
     fn gives_every_byte_of_files_of_any_length() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("segment");
-        for length in [0, 1, 4095, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 4097] {
+        let (mapped, piece) = (CHUNK_BYTES, CHUNK_BYTES + PIECE_BYTES);
+        let lengths = [0, 1, 4095, mapped, mapped + 1, piece - 1, piece, piece + 1];
+        for length in lengths.into_iter().chain([WINDOW - 1, mapped + WINDOW, mapped + WINDOW + 4097]) {
             let bytes = write(&path, length);
             let file = MappedFile::new(File::open(&path).unwrap());
             assert!(read_all(file) == bytes, "{length}");
@@ -181,17 +227,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("segment");
         let bytes = write(&path, 2 * WINDOW);
-        let mut alone = MappedFile::new(File::open(&path).unwrap());
-        assert_eq!(alone.fill_buf().unwrap().len(), WINDOW);
-        assert!(!alone.reads);
+        let mut alone = past_the_start(&path);
+        assert_eq!(alone.fill_buf().unwrap().len(), PIECE_BYTES);
+        assert_eq!(alone.stage, Stage::Mapping);
         drop(alone);
         let writer = OpenOptions::new().append(true).open(&path).unwrap();
-        let mut written = MappedFile::new(File::open(&path).unwrap());
+        let mut written = past_the_start(&path);
         assert!(written.fill_buf().unwrap().len() <= CHUNK_BYTES);
-        assert!(written.reads);
+        assert_eq!(written.stage, Stage::Reading);
         // Cut while it is read: an early end, and no signal.
-        writer.set_len(100_000).unwrap();
-        assert!(read_all(written) == bytes[..100_000]);
+        writer.set_len(150_000).unwrap();
+        assert!(read_all(written) == bytes[CHUNK_BYTES..150_000]);
     }
 
     #[test]
@@ -199,11 +245,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("segment");
         let bytes = write(&path, 3 * WINDOW);
-        let mut file = MappedFile::new(File::open(&path).unwrap());
-        assert_eq!(file.fill_buf().unwrap().len(), WINDOW);
+        let mut file = past_the_start(&path);
         // Into the second window: a lease taken again is as quiet as the first.
-        file.consume(WINDOW);
-        assert_eq!(file.fill_buf().unwrap().len(), WINDOW);
+        while file.start < WINDOW_BYTES {
+            let length = file.fill_buf().unwrap().len();
+            file.consume(length);
+        }
+        let at = file.start as usize + file.used;
         let (tell, told) = mpsc::channel();
         let writer = std::thread::spawn({
             let path = path.clone();
@@ -215,8 +263,9 @@ mod tests {
             }
         });
         assert!(told.try_recv().is_err(), "nobody was to write yet");
-        assert!(file.fill_buf().unwrap() == &bytes[WINDOW..2 * WINDOW]);
-        file.consume(WINDOW);
+        let mut read = vec![0; WINDOW - file.used];
+        file.read_exact(&mut read).unwrap();
+        assert!(read == bytes[at..at + read.len()]);
         // The next window needs the lease again, and whether the writer was first is not said.
         file.fill_buf().unwrap();
         drop(file);
