@@ -1,6 +1,6 @@
 # barkeep: `make demo` and `make test` are all a new machine needs, apart from Rust.
 .DEFAULT_GOAL := help
-.PHONY: help build build-static dist test test-deps demo lint docs fmt bench fuzz clean
+.PHONY: help build build-static dist test test-deps demo lint docs fmt bench fuzz unsafe clean
 
 # What the tests may not skip on a machine that installs its own dependencies. Set it empty to allow skips.
 REQUIRE_PG ?= 13,14,15,17,18
@@ -46,6 +46,9 @@ bench: ## paired runs against Barman and PostgreSQL's own tools (see benches/REA
 
 fuzz: ## each fuzz target for TIME=60 seconds: libFuzzer on nightly, random changes on stable
 	TIME=$(TIME) fuzz/run.sh
+
+unsafe: ## the two modules with unsafe code, under Miri and AddressSanitizer where a nightly compiler has them
+	scripts/check-unsafe.sh
 
 clean: ## remove what was built
 	cargo clean

@@ -34,3 +34,31 @@ fn add(crc: u32, bytes: &[u8]) -> u32 {
     }
     rest.first().map_or(crc, |byte| _mm_crc32_u8(crc, *byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bit by bit: nothing that could be wrong in the same way.
+    fn slow(bytes: impl Iterator<Item = u8>) -> u32 {
+        !bytes.fold(!0, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ ((crc & 1) * 0x82F6_3B78))
+        })
+    }
+
+    #[test]
+    fn is_that_of_both_one_after_the_other_whatever_their_lengths_and_places() {
+        if !is_x86_feature_detected!("sse4.2") {
+            return;
+        }
+        let bytes: Vec<u8> = (0..120u32).map(|at| (at * at + 7) as u8).collect();
+        // Every rest of a word, from every place in one.
+        for start in 0..8 {
+            for length in 0..40 {
+                let (body, header) = (&bytes[start..start + length], &bytes[100 - length / 3..100]);
+                let expected = slow(body.iter().chain(header).copied());
+                assert_eq!(of_both(body, header), Some(expected), "{start} {length}");
+            }
+        }
+    }
+}
