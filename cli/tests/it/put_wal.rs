@@ -197,7 +197,8 @@ fn a_receiver_that_is_killed_acknowledges_nothing_and_leaves_no_half_file() {
             }
         }
         assert!(!acknowledged || whole == files.len());
-        if round % 5 == 4 {
+        // On a busy machine none may have come far enough to make it.
+        if round % 5 == 4 && layout(&home).incoming.exists() {
             fs::remove_dir_all(layout(&home).incoming).unwrap();
         }
     }
