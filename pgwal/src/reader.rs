@@ -2,12 +2,15 @@
 
 #[cfg(all(feature = "fast", target_os = "linux"))]
 mod mapped;
+mod series;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use crate::{SegmentName, WalFile};
+
+pub use series::{SegmentSeries, SeriesError};
 
 /// How much of a segment is read at a time, in bytes: small enough to stay in a core's cache between being read and
 /// being decoded.

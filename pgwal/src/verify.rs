@@ -6,8 +6,10 @@
 //!
 //! A single flipped bit in the used part of a segment is found, with these exceptions: the flag of a page header that says
 //! that backup blocks may be removed (`XLP_BKP_REMOVABLE`, unused by PostgreSQL); the system identifier in a lone segment
-//! if none is expected; and the timeline in the first pages of a segment where it gives an earlier one and a promotion
-//! follows.
+//! if none is expected; the timeline in the first pages of a segment where it gives an earlier one and a promotion
+//! follows; and in a lone segment that uses a single page the version, where it turns 13 into 17, 15 into 18, or back.
+
+mod series;
 
 use std::io::{self, BufRead, Read};
 use std::ops::Range;
@@ -20,6 +22,8 @@ use crate::page;
 use crate::reader::{SegmentSource, next_bytes};
 use crate::record::Parts;
 use crate::{Lsn, SegmentName, SegmentSize, TimelineId, WalVersion};
+
+pub use series::verify_series;
 
 /// The most faults that are kept of one segment; more are counted.
 pub const MAX_FAULTS: usize = 64;
@@ -394,6 +398,12 @@ fn link(before: &SegmentReport, after: &mut SegmentReport, size: SegmentSize) {
         after.fault(FaultKind::PrevLink { found, expected: Some(last) }.at(lsn));
     }
     let Some(start) = after.segment.first_lsn(size) else { return };
+    if let (Some(expected), Some(found)) = (before.version, after.version)
+        && expected != found
+    {
+        let (found, expected) = (found.magic(), Some(expected.magic()));
+        after.fault(FaultKind::Magic { found, expected }.at(start));
+    }
     if let (Some(expected), Some(found)) = (before.system_id, after.system_id)
         && expected != found
     {

@@ -204,6 +204,11 @@ impl WalArgs {
 }
 
 impl WalCommand {
+    /// Whether the WAL may end before the last segment does.
+    pub fn may_end(&self) -> bool {
+        if let WalCommand::Verify(args) = self { args.may_end } else { true }
+    }
+
     /// Which WAL it reads.
     pub fn source(&self) -> &WalSource {
         match self {

@@ -52,6 +52,125 @@ fn a_segment_comes_out_of_a_pipe_compressed_or_not() {
 }
 
 #[test]
+fn several_segments_come_out_of_one_pipe_as_they_do_out_of_files() {
+    testkit::require_pg!(18);
+    let wal = Wal::make(18);
+    let whole: Vec<PathBuf> = wal.segments[..wal.segments.len() - 1].to_vec();
+    let paths: Vec<&Path> = whole.iter().map(PathBuf::as_path).collect();
+    let bytes: Vec<Vec<u8>> = whole.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    let piped = |words: &[&str], bytes: &[u8]| barkeep(words, &[Path::new("-")], Some(bytes));
+    for words in [
+        &["wal", "verify"][..],
+        &["-f", "json", "wal", "verify"],
+        &["wal", "stats", "--by-record"],
+        &["wal", "dump"],
+        &["wal", "commits"],
+        &["wal", "find"],
+        &["-f", "json", "wal", "index", "--blocks"],
+        &["-f", "json", "wal", "index", "--merge"],
+    ] {
+        let expected = barkeep(words, &paths, None);
+        assert_eq!(expected.0, Some(0), "{words:?}: {}", expected.2);
+        let all = bytes.concat();
+        assert!(piped(words, &all) == expected, "{words:?}");
+        assert!(piped(words, &compressed(&all, Compression::Zstd)) == expected, "{words:?}, compressed");
+    }
+    // A part of the WAL, in the middle of the pipe.
+    let (_, commits, _) = barkeep(&["-f", "json", "wal", "commits"], &paths, None);
+    let commits = lines(&commits);
+    let at = |part: usize| commits[commits.len() * part / 4]["lsn"].as_str().unwrap().to_owned();
+    for command in ["dump", "find", "commits"] {
+        let words = ["wal", command, "--from", &at(1), "--to", &at(3)];
+        assert!(piped(&words, &bytes.concat()) == barkeep(&words, &paths, None), "{command}");
+    }
+    // With a hole; cut off; with something else in between; with a segment that comes again.
+    let hole = [&bytes[0][..], &bytes[2]].concat();
+    let (code, said, complaint) = piped(&["wal", "verify"], &hole);
+    assert_eq!((code, complaint.as_str()), (Some(0), ""));
+    assert!(said.contains(&format!("{}: missing", name(&whole[1]))), "{said}");
+    let cut = [&bytes[0][..], &bytes[1][..400_000]].concat();
+    let (code, said, _) = piped(&["wal", "verify"], &cut);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("the segment is 400000 bytes long") && said.contains("1 of 2 segments"), "{said}");
+    let (code, _, complaint) = piped(&["wal", "stats"], &cut);
+    assert_eq!(code, Some(0));
+    assert!(complaint.starts_with("WARNING: The WAL ends at "), "{complaint}");
+    for (stray, what) in [(&b"not WAL"[..], "is no segment of 1MB"), (&bytes[0][..], "which is not later")] {
+        let stray = [&bytes[0][..], &bytes[1], stray, &bytes[2]].concat();
+        for command in ["verify", "stats", "index"] {
+            let (code, _, complaint) = piped(&["wal", command], &stray);
+            assert_eq!(code, Some(1), "{command}");
+            assert!(
+                complaint.contains("Standard input is not a series") && complaint.contains(what),
+                "{complaint}"
+            );
+        }
+    }
+    // Damage in one of them.
+    let mut damaged = bytes.concat();
+    damaged[(1 << 20) + 70_000] ^= 4;
+    let (code, said, _) = piped(&["wal", "verify"], &damaged);
+    assert_eq!(code, Some(1));
+    let faults = said.lines().filter(|line| line.contains("offset")).count();
+    assert!(faults == 1 && said.contains(&format!("1 of {} segments are damaged", whole.len())), "{said}");
+}
+
+#[test]
+fn segments_that_a_server_has_made_in_advance_are_no_damage() {
+    testkit::require_pg!(18);
+    let wal = Wal::make(18);
+    let used = wal.segments.len();
+    let dir = directory(&wal, 0..used);
+    let (_, expected, _) = barkeep(&["wal", "stats"], &[dir.path()], None);
+    // One that is an old one under a new name, and one that is zeros.
+    let number = |by: u64| {
+        let last: pgwal::SegmentName = name(wal.segments.last().unwrap()).parse().unwrap();
+        (0..by).fold(last, |segment, _| segment.next(pgwal::SegmentSize::MIN).unwrap()).to_string()
+    };
+    std::fs::copy(&wal.segments[0], dir.join(number(1))).unwrap();
+    dir.write(number(2), vec![0_u8; 1 << 20]);
+    for command in ["stats", "dump", "commits", "find", "index"] {
+        let (code, said, complaint) = barkeep(&["wal", command], &[dir.path()], None);
+        assert_eq!(code, Some(0), "{command}: {complaint}");
+        assert!(complaint.starts_with("WARNING: The WAL ends at "), "{command}: {complaint}");
+        assert!(command != "stats" || said == expected, "{said}");
+    }
+    let (code, said, _) = barkeep(&["wal", "verify", "--may-end"], &[dir.path()], None);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&format!("{}: the server has made this segment in advance", number(1))), "{said}");
+    assert!(said.contains(&format!("{used} segments with ")), "{said}");
+    // Where WAL is to be complete, they are faults.
+    let (code, said, _) = barkeep(&["wal", "verify"], &[dir.path()], None);
+    assert_eq!(code, Some(1));
+    assert!(said.contains(&format!("of {} segments are damaged", used + 2)), "{said}");
+}
+
+#[test]
+fn a_reader_that_goes_away_and_a_full_disk_are_told_apart() {
+    testkit::require_pg!(18);
+    let wal = Wal::make(18);
+    for command in ["dump", "stats", "commits", "index", "verify"] {
+        let run = |output: std::process::Stdio| {
+            let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_barkeep"))
+                .args(["wal", command])
+                .args(&wal.segments[..2])
+                .stdout(output)
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            drop(child.stdout.take());
+            let output = child.wait_with_output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        assert_eq!(run(std::process::Stdio::piped()), (Some(0), String::new()), "{command}");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let (code, complaint) = run(full.into());
+        assert_eq!(code, Some(1), "{command}");
+        assert!(complaint.contains("Standard output can't be written"), "{command}: {complaint}");
+    }
+}
+
+#[test]
 fn a_cut_file_spoils_nothing_but_itself() {
     testkit::require_pg!(18);
     let wal = Wal::make(18);

@@ -73,11 +73,16 @@ impl Built {
             }
         }
         body.extend_from_slice(payload);
+        self.record_of(rmid, info, &body)
+    }
+
+    /// A whole record with these headers and data.
+    pub(crate) fn record_of(&mut self, rmid: u8, info: u8, body: &[u8]) -> Lsn {
         let mut record = (24 + body.len() as u32).to_le_bytes().to_vec();
         record.extend(7u32.to_le_bytes());
         record.extend(self.prev.to_le_bytes());
         record.extend([info, rmid, 0, 0]);
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&body), &record);
+        let crc = crc32c::crc32c_append(crc32c::crc32c(body), &record);
         record.extend(crc.to_le_bytes());
         record.extend(body);
         let lsn = self.lsn();
@@ -94,7 +99,9 @@ impl Built {
             self.write(self.at, here);
             self.at += here.len();
             bytes = rest;
-            if self.at.is_multiple_of(PAGE_BYTES as usize) {
+            // The bytes that align the end may be the page's last.
+            if self.at.next_multiple_of(8).is_multiple_of(PAGE_BYTES as usize) {
+                self.at = self.at.next_multiple_of(8);
                 let flags = if bytes.is_empty() { 0 } else { CONTINUES };
                 let address = self.start + self.at as u64;
                 self.page(self.at, self.version.magic(), flags, address, bytes.len() as u32);

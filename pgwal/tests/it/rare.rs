@@ -1,10 +1,11 @@
 //! Records that servers write too seldom for a test to provoke: built by hand, and read as `pg_waldump` reads them.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use pgwal::rmgr::{Description, Operation};
 use pgwal::waldump::WaldumpLine;
-use pgwal::{Decoder, Lsn, Parts, SegmentName, TimelineId, WalVersion};
+use pgwal::{Decoder, Lsn, Parts, Rmgr, SegmentName, TimelineId, WalVersion};
 
 use crate::built::{Built, SIZE};
 
@@ -13,6 +14,7 @@ const RARE: &[(u8, u8, usize)] = &[
     (0, 0x20, 8),   // XLOG NOOP
     (0, 0xD0, 16),  // XLOG OVERWRITE_CONTRECORD
     (0, 0x90, 24),  // XLOG END_OF_RECOVERY
+    (3, 0x00, 8),   // CLOG ZEROPAGE
     (3, 0x10, 16),  // CLOG TRUNCATE
     (6, 0x00, 8),   // MultiXact ZERO_OFF_PAGE
     (6, 0x30, 20),  // MultiXact TRUNCATE_ID
@@ -28,6 +30,22 @@ const RARE: &[(u8, u8, usize)] = &[
     (17, 0xA0, 24), // BRIN UPDATE+INIT
     (18, 0x10, 16), // CommitTs TRUNCATE
 ];
+
+/// Heap HOT_UPDATE+INIT: no update within a page can be the first thing in it.
+const HOT_UPDATE_INIT: (u8, u8) = (10, 0xC0);
+/// Block 0 of 1663/5/16384, made anew by the record, without data; and 14 bytes of main data.
+const HOT_UPDATE_INIT_HEADERS: &[u8] =
+    &[0, 0x40, 0, 0, 0x7F, 6, 0, 0, 5, 0, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0, 255, 14];
+
+/// Their names.
+pub(crate) fn operations(version: WalVersion) -> BTreeSet<String> {
+    let name = |(rmid, operation)| {
+        let rmgr = Rmgr::from_id(rmid);
+        format!("{rmgr}/{}", rmgr.operation_name(operation, version).unwrap_or_default())
+    };
+    let rare = RARE.iter().map(|(rmid, operation, _)| (*rmid, *operation));
+    rare.chain([HOT_UPDATE_INIT]).map(name).collect()
+}
 
 /// Small numbers that differ, so that a field read from the wrong place shows, and none of them a count beyond the payload.
 fn payload(bytes: usize) -> Vec<u8> {
@@ -60,6 +78,8 @@ fn are_what_pg_waldump_reads() {
         for (rmid, operation, bytes) in RARE {
             wal.record(*rmid, *operation, &payload(*bytes));
         }
+        let body = [HOT_UPDATE_INIT_HEADERS, &payload(14)].concat();
+        wal.record_of(HOT_UPDATE_INIT.0, HOT_UPDATE_INIT.1, &body);
         let dir = testkit::TestDir::new();
         let segment = SegmentName::at(TimelineId::new(1).unwrap(), Lsn::from_u64(wal.start), SIZE);
         dir.write(segment.to_string(), &wal.bytes);
@@ -67,10 +87,10 @@ fn are_what_pg_waldump_reads() {
             Command::new(pg_waldump).arg(dir.join(segment.to_string())).env("TZ", "UTC").output().unwrap();
         let theirs = String::from_utf8(dump.stdout).unwrap();
         let ours = our_lines(&wal);
-        assert_eq!(ours.len(), RARE.len());
+        assert_eq!(ours.len(), RARE.len() + 1);
         for (ours, theirs) in ours.iter().zip(theirs.lines()) {
             assert_eq!(ours.trim_end(), theirs.trim_end(), "{version:?}");
         }
-        assert_eq!(theirs.lines().count(), RARE.len(), "{}", String::from_utf8_lossy(&dump.stderr));
+        assert_eq!(theirs.lines().count(), RARE.len() + 1, "{}", String::from_utf8_lossy(&dump.stderr));
     }
 }

@@ -2,12 +2,14 @@
 
 use std::io::{BufRead, Cursor};
 
-use pgwal::reader::{SegmentDir, SegmentSource};
-use pgwal::verify::{SegmentReport, VerifyOptions, verify_segments};
-use pgwal::{FaultKind, SegmentName};
+use pgwal::reader::{SegmentDir, SegmentSeries, SegmentSource};
+use pgwal::verify::{SegmentReport, VerifyOptions, verify_segments, verify_series};
+use pgwal::{FaultKind, Lsn, SegmentName, SegmentSize, TimelineId, WalVersion};
+use proptest::prelude::*;
 
 use testkit::{Cluster, StopMode};
 
+use crate::built::{Built, SIZE};
 use crate::workload::Workload;
 
 /// Segments in memory.
@@ -44,6 +46,16 @@ fn reports(
     reports
 }
 
+/// What is found in segments that come one after the other.
+fn reports_of_series(source: &InMemory, may_end: bool) -> Vec<SegmentReport> {
+    let bytes: Vec<u8> = source.0.iter().flat_map(|(_, bytes)| bytes).copied().collect();
+    let options = VerifyOptions { may_end, ..VerifyOptions::default() };
+    let mut reports = Vec::new();
+    let mut series = SegmentSeries::new(&bytes[..]).unwrap();
+    verify_series(&mut series, &options, |report| reports.push(report)).unwrap();
+    reports
+}
+
 fn check_sound(major: u32) {
     testkit::require_pg!(major);
     let workload = Workload::run(major, 1);
@@ -65,6 +77,11 @@ fn check_sound(major: u32) {
     assert!(records > 20_000, "{records}");
     let twice = reports(&dir, &segments[..used], true, 2);
     assert_eq!(format!("{all:?}"), format!("{twice:?}"));
+    let in_memory = InMemory::load(&workload, &segments[..used]);
+    assert_eq!(format!("{all:?}"), format!("{:?}", reports_of_series(&in_memory, true)));
+    let whole = InMemory::load(&workload, &segments[..used - 1]);
+    let expected = reports(&whole, &whole.names(), false, 1);
+    assert_eq!(format!("{expected:?}"), format!("{:?}", reports_of_series(&whole, false)));
 }
 
 #[test]
@@ -97,6 +114,10 @@ fn a_flipped_bit_is_found() {
     for (at, bit) in flips(&source.0[1].1) {
         source.0[1].1[at] ^= bit;
         let found = reports(&source, &names, false, 1).iter().any(|report| !report.is_sound());
+        // In a series the second segment's header may be too wrong for it to be one.
+        if at >= 40 {
+            assert_eq!(reports_of_series(&source, false).iter().any(|report| !report.is_sound()), found);
+        }
         source.0[1].1[at] ^= bit;
         // The flag that says that backup blocks may be removed is the one exception.
         let unused_flag = at % 8192 == 2 && bit == 4;
@@ -135,6 +156,105 @@ fn a_fault_says_where_it_is_and_what_was_expected() {
     source.0[1].1.truncate(1 << 19);
     let damaged = reports(&source, &names, false, 1);
     assert!(damaged[1].faults.iter().any(|fault| matches!(fault.kind, FaultKind::SegmentLength { .. })));
+}
+
+/// A segment full of records of many lengths, and the one that follows it.
+fn full_segments(version: WalVersion) -> InMemory {
+    let mut built = Built::new(version);
+    let length = |number: u32| {
+        ((number * number * 37) % if number.is_multiple_of(50) { 20_000 } else { 700 }) as usize
+    };
+    let mut number = 0;
+    while built.at + 21_000 < built.bytes.len() {
+        built.record(10, 0, &vec![number as u8; length(number)]);
+        number += 1;
+    }
+    // The last one is a switch: what follows it is zeros to the end, with page headers.
+    built.record(0, 0x40, &[]);
+    let name = SegmentName::at(TimelineId::FIRST, Lsn::from_u64(built.start), SIZE);
+    InMemory(vec![(name, built.bytes)])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Headers, records, padding, what follows a switch: whichever bit it is.
+    #[test]
+    fn any_flipped_bit_is_found_but_for_those_that_mean_nothing(
+        version in prop::sample::select(&WalVersion::ALL),
+        at in any::<prop::sample::Index>(),
+        page_header in prop::option::of((0_usize..128, 0_usize..40)),
+        bit in 0_u8..8,
+    ) {
+        let mut source = full_segments(version);
+        let names = source.names();
+        prop_assert!(reports(&source, &names, false, 1)[0].is_sound());
+        let bytes = &mut source.0[0].1;
+        // Headers are few, so half of the flips go there.
+        let at = page_header.map_or_else(|| at.index(bytes.len()), |(page, at)| page * 8192 + at);
+        bytes[at] ^= 1 << bit;
+        let options = VerifyOptions { system_id: Some(0x0123_4567_89AB_CDEF), segment_size: Some(SIZE), may_end: false };
+        let mut sound = true;
+        verify_segments(&source, &names, &options, 1, |report| sound &= report.is_sound()).unwrap();
+        let removable_flag = at % 8192 == 2 && bit == 2;
+        prop_assert!(!sound || removable_flag, "bit {} of byte {}", bit, at);
+    }
+}
+
+/// Between 13 and 17, and between 15 and 18, there is one bit: in a segment of a single page nothing else tells.
+#[test]
+fn the_version_of_a_segment_that_uses_one_page_is_held_against_its_neighbours() {
+    let mut built = Built::new(WalVersion::V15);
+    built.record(0, 0x40, &[]);
+    let mut after = Built::new(WalVersion::V15);
+    after.start += SIZE.bytes();
+    after.prev = built.prev;
+    after.write(8, &after.start.to_le_bytes());
+    after.at = 40;
+    after.record(0, 0x40, &[]);
+    let name = |built: &Built| SegmentName::at(TimelineId::FIRST, Lsn::from_u64(built.start), SIZE);
+    let mut source = InMemory(vec![(name(&built), built.bytes), (name(&after), after.bytes)]);
+    let names = source.names();
+    let all_sound = |source: &InMemory| {
+        [reports(source, &names, false, 1), reports_of_series(source, false)]
+            .map(|reports| reports.iter().all(SegmentReport::is_sound))
+    };
+    assert_eq!(all_sound(&source), [true, true]);
+    source.0[1].1[0] ^= 0x08;
+    assert_eq!(all_sound(&source), [false, false]);
+}
+
+#[test]
+fn segments_of_a_gibibyte_are_read() {
+    testkit::require_pg!(18);
+    let Some(pg_waldump) = testkit::client_tool("pg_waldump", 18) else { return };
+    let mut cluster = Cluster::builder(18)
+        .segment_size_mib(1024)
+        .setting("wal_init_zero", "off")
+        .setting("wal_keep_size", "4GB")
+        .start();
+    cluster.execute("CREATE TABLE t AS SELECT g FROM generate_series(1, 20000) g");
+    cluster.switch_wal();
+    cluster.execute("DELETE FROM t");
+    cluster.stop(StopMode::Fast);
+    let wal_dir = cluster.data_dir().join("pg_wal");
+    let dir = SegmentDir::new(&wal_dir);
+    let segments = dir.segments().unwrap();
+    let reports = reports(&dir, &segments[..2], true, 2);
+    assert!(reports.iter().all(SegmentReport::is_sound), "{reports:?}");
+    assert_eq!(reports[0].bytes, 1 << 30);
+    let size = SegmentSize::new(1 << 30).unwrap();
+    let dump = std::process::Command::new(pg_waldump)
+        .args(["--start", &segments[0].first_lsn(size).unwrap().to_string(), "-p"])
+        .arg(&wal_dir)
+        .output()
+        .unwrap();
+    let lines = dump.stdout.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"rmgr:"));
+    let records: u64 = reports.iter().map(|report| report.records).sum();
+    assert_eq!(records, lines.count() as u64);
+    let complaint = String::from_utf8(dump.stderr).unwrap();
+    let end = reports[1].end.unwrap().lsn;
+    assert!(complaint.contains(&format!("invalid record length at {end}")), "{complaint}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use pgwal::rmgr::xact::Xact;
 use pgwal::rmgr::{Description, Operation};
-use pgwal::{Decoder, Lsn, Parts, PgTimestamp, Record, SegmentSize};
+use pgwal::{Decoder, Lsn, Parts, PgTimestamp, Record, Rmgr, SegmentSize};
 
 use crate::workload::Workload;
 
@@ -93,10 +93,14 @@ fn records_of_16_and_later_are_those_of_pg_walinspect() {
 fn check_commits(major: u32) {
     let mut workload = Workload::run(major, 16);
     let mut commits = BTreeMap::new();
-    let mut records = 0;
+    let (mut records, mut last, mut restore_point) = (0, Lsn::INVALID, Lsn::INVALID);
     let mut description = Description::new();
     each_record(&workload, |record, parts| {
         records += 1;
+        last = record.lsn;
+        if record.rmgr() == Rmgr::Xlog && record.operation_name() == Some("RESTORE_POINT") {
+            restore_point = record.end;
+        }
         description.read(record, parts);
         let operation = Operation::read(record, parts);
         assert!(operation.is_some() && record.operation_name().is_some(), "{record:?}");
@@ -108,6 +112,10 @@ fn check_commits(major: u32) {
     });
     assert!(records > 20_000, "{records}");
     workload.cluster.start_again();
+    // The last record is the checkpoint that the control file names; the restore point is where its function said.
+    let checkpoint = workload.cluster.value("SELECT checkpoint_lsn FROM pg_control_checkpoint()");
+    assert_eq!(last.to_string(), checkpoint);
+    assert_eq!(restore_point.to_string(), workload.restore_point);
     // Transactions before the settings took effect, and those without a number, have no timestamp.
     let theirs = workload.cluster.query_text(
         "SELECT xid || '=' || round(extract(epoch FROM at) * 1000000)::bigint FROM generate_series(700, txid_current() - 1) xid,

@@ -9,6 +9,8 @@ use testkit::{Cluster, StopMode};
 pub(crate) struct Workload {
     pub(crate) cluster: Cluster,
     pub(crate) segment_bytes: u64,
+    /// Where the server said that its restore point ends.
+    pub(crate) restore_point: String,
 }
 
 impl Workload {
@@ -25,8 +27,9 @@ impl Workload {
             .setting("wal_log_hints", "on");
         let mut cluster = builder.start();
         run_all(&cluster);
+        let restore_point = cluster.value("SELECT at FROM restore_point");
         cluster.stop(StopMode::Fast);
-        Workload { cluster, segment_bytes: u64::from(segment_size_mib) << 20 }
+        Workload { cluster, segment_bytes: u64::from(segment_size_mib) << 20, restore_point }
     }
 
     pub(crate) fn wal_dir(&self) -> PathBuf {
@@ -289,7 +292,7 @@ fn messages_and_restore_points(cluster: &Cluster) {
         &[
             "SELECT pg_logical_emit_message(true, 'prefix', 'a message')",
             "SELECT pg_logical_emit_message(false, 'other', repeat('long ', 5000))",
-            "SELECT pg_create_restore_point('before the end')",
+            "CREATE TABLE restore_point AS SELECT pg_create_restore_point('before the end') AS at",
             "SELECT pg_switch_wal()",
             "CREATE TABLE after_switch (a int)",
             "ALTER SYSTEM SET full_page_writes = off",

@@ -76,7 +76,7 @@ pub(super) fn run(
     let found = match server {
         Some(server) => in_archive(server, args, lines)?,
         None => {
-            let input = Input::open(&args.source, &[])?;
+            let input = Input::open(&args.source, &[], true)?;
             let segments = input.segments();
             let tracker = Tracker::new(Names::new());
             look(&input, &segments, tracker, args, (Span::new(args), Lsn::INVALID), None)?

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use barkeep_transport::codec::Compression;
 use pgwal::page::{self, LONG_HEADER_BYTES};
-use pgwal::reader::{CHUNK_BYTES, SegmentSource, map_file, read_file};
+use pgwal::reader::{CHUNK_BYTES, SegmentSeries, SegmentSource, SeriesError, map_file, read_file};
 use pgwal::{SegmentName, SegmentSize, WalFile};
 
 use crate::args::WalSource;
@@ -23,17 +23,29 @@ pub(super) struct Input {
     pub(super) segment_size: SegmentSize,
     /// Whether the last segment is a partial one.
     pub(super) ends_partial: bool,
+    /// The first of the segments left out at the end because the server has only made them in advance.
+    pub(super) unused: Option<SegmentName>,
+    source: WalSource,
 }
 
 enum Place {
     File(PathBuf),
-    /// A pipe, like standard input. It can be opened once.
-    Pipe(Mutex<Option<Box<dyn BufRead + Send>>>),
+    /// A pipe, like standard input.
+    Pipe(Pipe),
 }
 
+/// Segments one after the other. They can be read once.
+pub(super) struct Pipe {
+    name: String,
+    series: Mutex<Series>,
+}
+
+pub(super) type Series = SegmentSeries<Box<dyn BufRead + Send>>;
+
 impl Input {
-    /// Finds the segments. `archive` has the directories of a server, if one is meant; the later ones win.
-    pub(super) fn open(source: &WalSource, archive: &[PathBuf]) -> Result<Self, CommandError> {
+    /// Finds the segments. `archive` has the directories of a server, if one is meant; the later ones win. Where the WAL may
+    /// end, segments that the server has made in advance are left out.
+    pub(super) fn open(source: &WalSource, archive: &[PathBuf], may_end: bool) -> Result<Self, CommandError> {
         let mut found = Found::default();
         for path in archive.iter().map(PathBuf::as_path).chain(source.paths.iter().map(PathBuf::as_path)) {
             if path == Path::new("-") {
@@ -43,12 +55,25 @@ impl Input {
                 if metadata.is_dir() { found.directory(path, true)? } else { found.file(path)? }
             }
         }
-        found.finish(source)
+        found.finish(source, may_end)
     }
 
-    /// The segments, in order.
+    /// The segments, in order; of a pipe the first.
     pub(super) fn segments(&self) -> Vec<SegmentName> {
         self.files.keys().copied().collect()
+    }
+
+    /// The pipe, if there is nothing else: it may hold any number of segments.
+    pub(super) fn only_pipe(&self) -> Option<&Pipe> {
+        match self.files.values().next() {
+            Some(Place::Pipe(pipe)) if self.files.len() == 1 => Some(pipe),
+            _ => None,
+        }
+    }
+
+    /// Whether a segment has anything of the range that is asked for.
+    pub(super) fn is_wanted(&self, segment: SegmentName) -> bool {
+        is_wanted(&self.source, segment, self.segment_size)
     }
 
     /// Opens a segment, for a reader that waits for nothing in between or for one that may.
@@ -60,12 +85,62 @@ impl Input {
         match self.files.get(&segment) {
             None => Ok(None),
             Some(Place::File(path)) => open_file(path, pace).map(|file| Some(file as Box<dyn BufRead>)),
-            Some(Place::Pipe(pipe)) => {
-                let pipe = pipe.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-                Ok(pipe.map(|pipe| pipe as Box<dyn BufRead>))
+            Some(Place::Pipe(pipe)) => self.open_pipe(pipe).map(Some),
+        }
+    }
+
+    /// The next segment of a pipe; nothing at its end, so for whoever comes again to see how a record ends.
+    pub(super) fn open_pipe<'p>(&self, pipe: &'p Pipe) -> io::Result<Box<dyn BufRead + 'p>> {
+        let mut series = pipe.series();
+        series.next_segment().map_err(io::Error::other)?;
+        Ok(Box::new(OfPipe(series)))
+    }
+}
+
+impl Pipe {
+    /// The segments in it.
+    pub(super) fn series(&self) -> MutexGuard<'_, Series> {
+        self.series.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wrong with it.
+    pub(super) fn error(&self, error: &SeriesError) -> CommandError {
+        match error {
+            SeriesError::NoSegment => not_wal(&self.name),
+            SeriesError::Read(source) => {
+                CommandError::because(format!("{} can't be read", self.name), source)
+            }
+            SeriesError::Stray { .. } | SeriesError::Order { .. } => {
+                CommandError::new(format!("{} is not a series of WAL segments: {error}", self.name))
             }
         }
     }
+}
+
+/// The segment at hand of a pipe.
+struct OfPipe<'p>(MutexGuard<'p, Series>);
+
+impl Read for OfPipe<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl BufRead for OfPipe<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.0.consume(amount);
+    }
+}
+
+fn is_wanted(source: &WalSource, segment: SegmentName, size: SegmentSize) -> bool {
+    let starts = segment.first_lsn(size);
+    let ends = segment.end_lsn(size);
+    source.from.is_none_or(|from| ends.is_none_or(|end| end > from))
+        && source.to.is_none_or(|to| starts.is_none_or(|start| start < to))
 }
 
 /// How a segment is gone through.
@@ -166,12 +241,15 @@ impl Found {
         let mut magic = Vec::new();
         pipe.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut magic).map_err(unreadable)?;
         let compression = Compression::detect(&magic);
-        let mut input = compression.reader(io::Cursor::new(magic).chain(pipe)).map_err(unreadable)?;
-        let mut start = Vec::new();
-        input.by_ref().take(LONG_HEADER_BYTES as u64).read_to_end(&mut start).map_err(unreadable)?;
-        let segment = self.identify(&start).ok_or_else(|| not_wal(name))?;
-        let input = buffered(io::Cursor::new(start).chain(input));
-        self.files.insert(segment, Place::Pipe(Mutex::new(Some(input))));
+        let input = compression.reader(io::Cursor::new(magic).chain(pipe)).map_err(unreadable)?;
+        let mut series = SegmentSeries::new(buffered(input)).map_err(|error| match error {
+            SeriesError::Read(error) => unreadable(error),
+            _ => not_wal(name),
+        })?;
+        let first = series.peek().ok().flatten().ok_or_else(|| not_wal(name))?;
+        self.segment_size = Some(series.segment_size());
+        let pipe = Pipe { name: name.to_owned(), series: Mutex::new(series) };
+        self.files.insert(first, Place::Pipe(pipe));
         Ok(())
     }
 
@@ -181,7 +259,7 @@ impl Found {
         Some(SegmentName::at(pgwal::TimelineId::new(header.timeline)?, header.address, size))
     }
 
-    fn finish(mut self, source: &WalSource) -> Result<Input, CommandError> {
+    fn finish(mut self, source: &WalSource, may_end: bool) -> Result<Input, CommandError> {
         let mut ends_partial = false;
         if let Some((segment, path)) = self.partial.take()
             && self.files.last_key_value().is_none_or(|(last, _)| *last < segment)
@@ -195,14 +273,26 @@ impl Found {
             return Err(CommandError::new("There is no WAL to look into")
                 .hint("give WAL files, a directory that holds some, or a server with --server"));
         };
-        let wanted = |segment: &SegmentName| {
-            let starts = segment.first_lsn(segment_size);
-            let ends = segment.end_lsn(segment_size);
-            source.from.is_none_or(|from| ends.is_none_or(|end| end > from))
-                && source.to.is_none_or(|to| starts.is_none_or(|start| start < to))
-        };
-        self.files.retain(|segment, _| wanted(segment));
-        Ok(Input { files: self.files, segment_size, ends_partial })
+        let unused = if may_end { self.leave_out_unused(segment_size) } else { None };
+        let only_pipe = matches!(self.files.values().next(), Some(Place::Pipe(_)) if self.files.len() == 1);
+        // What comes later in a pipe shows only when that is reached.
+        self.files.retain(|segment, _| only_pipe || is_wanted(source, *segment, segment_size));
+        let source = source.clone();
+        Ok(Input { files: self.files, segment_size, ends_partial, unused, source })
+    }
+
+    /// Leaves out the segments at the end that the server has made in advance, as zeros or by giving an old one a new name;
+    /// which is the first. One is left.
+    fn leave_out_unused(&mut self, size: SegmentSize) -> Option<SegmentName> {
+        let mut unused = None;
+        while self.files.len() > 1
+            && let Some((segment, Place::File(path))) = self.files.last_key_value()
+            && let Ok(start) = read_start(path)
+            && is_unused(&start, *segment, size)
+        {
+            unused = self.files.pop_last().map(|(segment, _)| segment);
+        }
+        unused
     }
 
     /// The segment size that the first file with a sound first page tells.
@@ -222,6 +312,16 @@ impl Found {
             Err(CommandError::new(what).hint("it is damaged, or no WAL"))
         })
     }
+}
+
+/// Whether a segment starts with nothing yet, or with what an earlier one held.
+fn is_unused(start: &[u8], segment: SegmentName, size: SegmentSize) -> bool {
+    let zeros = start.len() == LONG_HEADER_BYTES && start.iter().all(|byte| *byte == 0);
+    let older = || {
+        let (_, header, ..) = page::identify_segment(start)?;
+        Some(header.address < segment.first_lsn(size)?)
+    };
+    zeros || older().unwrap_or(false)
 }
 
 fn read_start(path: &Path) -> io::Result<Vec<u8>> {

@@ -42,7 +42,7 @@ pub fn run(output: &Output, context: Option<&Context>, args: &WalArgs) -> Result
         };
     }
     let archive: Vec<_> = server.iter().map(|server| server.layout().wals).collect();
-    let input = Input::open(source, &archive)?;
+    let input = Input::open(source, &archive, args.command.may_end())?;
     let done = match &args.command {
         WalCommand::Verify(args) => verify::run(&input, args, &mut lines).map(|()| None),
         WalCommand::Stats(args) => stats::run(&input, args, &mut lines),

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::thread::available_parallelism;
 
 use pgwal::SegmentName;
-use pgwal::verify::{SegmentReport, VerifyError, VerifyOptions, verify_segments};
+use pgwal::verify::{SegmentReport, VerifyError, VerifyOptions, verify_segments, verify_series};
 use serde_json::json;
 
 use super::input::Input;
@@ -13,7 +13,6 @@ use crate::args::VerifyArgs;
 use crate::error::CommandError;
 
 pub(super) fn run(input: &Input, args: &VerifyArgs, lines: &mut Lines) -> Result<(), Stop> {
-    let segments = input.segments();
     let options = VerifyOptions {
         segment_size: Some(input.segment_size),
         system_id: args.system_id,
@@ -21,17 +20,32 @@ pub(super) fn run(input: &Input, args: &VerifyArgs, lines: &mut Lines) -> Result
     };
     let threads =
         args.jobs.map_or_else(|| available_parallelism().map_or(1, usize::from), |jobs| jobs as usize);
-    let (mut damaged, mut records, mut printed) = (0_u64, 0_u64, Ok(()));
-    let done = verify_segments(input, &segments, &options, threads, |report| {
+    let (mut segments, mut damaged, mut records, mut printed) = (Vec::new(), 0_u64, 0_u64, Ok(()));
+    let each = |report: SegmentReport| {
+        segments.push(report.segment);
         records += report.records;
         damaged += u64::from(!report.is_sound());
         if printed.is_ok() {
             printed = print(lines, &report, input);
         }
-    });
-    done.map_err(|error| CommandError::because("The WAL can't be verified", &error as &VerifyError))?;
+    };
+    let done = match input.only_pipe() {
+        Some(pipe) => {
+            let mut series = pipe.series();
+            verify_series(&mut series, &options, each).map_err(|error| pipe.error(&error))
+        }
+        None => verify_segments(input, &input.segments(), &options, threads, each)
+            .map_err(|error| CommandError::because("The WAL can't be verified", &error as &VerifyError)),
+    };
     printed?;
+    done?;
     gaps(lines, &segments, input)?;
+    if let Some(unused) = input.unused {
+        lines.line(
+            || format!("{unused}: the server has made this segment in advance"),
+            || json!({"made_in_advance": unused.to_string()}),
+        )?;
+    }
     let count = segments.len();
     lines.line(
         || match damaged {
