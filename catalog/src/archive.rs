@@ -229,15 +229,21 @@ impl Run<'_> {
         if let Err(error) = self.store.add(&outcome.indexes) {
             (self.observer)(ArchiveEvent::NotIndexed(error.to_string()));
         }
-        let mut removed = false;
-        for job in outcome.done.iter().filter(|job| !job.stays) {
-            removed |= durable::remove_unsynced(&job.source)?;
-        }
-        if removed {
+        if self.remove_sources(&outcome)? {
             durable::sync_dir(directory)?;
         }
         self.tell(outcome)?;
         stopped.map_or(Ok(()), Err)
+    }
+
+    /// Removes the sources of what is archived and listed; whether there were any. Several at once: for each, the system
+    /// gives back all the memory that holds it.
+    fn remove_sources(&self, outcome: &Batch<'_>) -> Result<bool, DurableError> {
+        let moved: Vec<&Job> = outcome.done.iter().copied().filter(|job| !job.stays).collect();
+        let removals = each_of(moved.len(), self.options.workers, |place, _| {
+            durable::remove_unsynced(&moved[place].source)
+        });
+        removals.into_iter().try_fold(false, |any, removed| Ok(removed? || any))
     }
 
     /// Does something for which hooks run, without the lock. What is known of files is not believed afterwards: each is

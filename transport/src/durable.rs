@@ -12,13 +12,14 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{Advice, CWD, RenameFlags, fadvise, renameat_with};
 use rustix::io::Errno;
 
 use crate::{faults, removal};
@@ -27,6 +28,8 @@ use crate::{faults, removal};
 const NAME_BYTES_MAX: usize = 255;
 /// How many temporary names are tried before giving up on a directory.
 const TEMPORARY_NAME_TRIES: u32 = 64;
+/// Of how many new bytes in a file the system is told at once to begin writing them.
+const WRITE_BACK_BYTES: u64 = 4 << 20;
 /// What temporary names have between the final name and the process id.
 const TEMPORARY_MARK: &str = ".barkeep-";
 
@@ -319,6 +322,9 @@ pub struct TempFile {
     path: PathBuf,
     synced: bool,
     published: bool,
+    /// Bytes written, and how many of them the system was asked to write back already.
+    written: u64,
+    written_back: u64,
 }
 
 impl TempFile {
@@ -343,7 +349,15 @@ impl TempFile {
             match step(Step::Create, path, open) {
                 Ok(file) => {
                     let path = path.to_owned();
-                    return Ok(TempFile { file, temporary, path, synced: false, published: false });
+                    return Ok(TempFile {
+                        file,
+                        temporary,
+                        path,
+                        synced: false,
+                        published: false,
+                        written: 0,
+                        written_back: 0,
+                    });
                 }
                 // Left by an earlier process that had our process id.
                 Err(error)
@@ -398,6 +412,17 @@ impl TempFile {
             }
             modified.map_or(Ok(()), |modified| file.set_modified(modified))
         })
+    }
+
+    /// Lets the system begin to write a large file while it is filled, so that its fsync has less to wait for. That it need not
+    /// keep the bytes makes it write those that are not on the disk yet, and keep them all the same.
+    fn write_back(&mut self) {
+        let length = self.written - self.written_back;
+        if length >= WRITE_BACK_BYTES {
+            // Advice: who does not take it loses nothing.
+            let _ = fadvise(&self.file, self.written_back, NonZeroU64::new(length), Advice::DontNeed);
+            self.written_back = self.written;
+        }
     }
 
     /// Brings the content to stable storage. [`publish`](TempFile::publish) does it when this was not called; on
@@ -474,7 +499,10 @@ impl Write for TempFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         faults::check(Step::Write, &self.path)?;
         self.synced = false;
-        self.file.write(bytes)
+        let count = self.file.write(bytes)?;
+        self.written += count as u64;
+        self.write_back();
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
