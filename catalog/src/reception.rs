@@ -22,6 +22,7 @@ use sha2::Sha256;
 use crate::archive::{self, Verify, known_cluster};
 use crate::inspect::{Cluster, Inspector, Soundness, judge_partial};
 use crate::wal::{OpenWal, WAL_BYTES_MAX, WalError};
+use crate::xlogdb::{Locked, WalEntry, XlogDbError};
 use crate::{IndexStore, Layout};
 pub use tar::TarError;
 use tar::{Member, TarStream};
@@ -171,6 +172,9 @@ pub enum ReceiveError {
     /// It can't be made durable.
     #[error(transparent)]
     Write(#[from] DurableError),
+    /// What is there already can't be listed.
+    #[error(transparent)]
+    List(#[from] XlogDbError),
     /// `errors/` is full of files of that name.
     #[error("cannot keep '{}' in '{}': too many files of that name", path.display(), errors.display())]
     NoName {
@@ -326,6 +330,9 @@ impl<'a> Reception<'a> {
                         if same {
                             durable::sync_file(&existing)?;
                             existing.parent().map_or(Ok(()), durable::sync_dir)?;
+                            if existing != new.path() {
+                                self.make_sure_it_is_listed(file, &existing)?;
+                            }
                         }
                         return Ok(Some((existing, same)));
                     }
@@ -334,6 +341,18 @@ impl<'a> Reception<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Who archived it may have died before its line was written. Then nobody else will write it: the sender is about to be
+    /// told that all is well.
+    fn make_sure_it_is_listed(&self, file: WalFile, archived: &Path) -> Result<(), ReceiveError> {
+        let list = Locked::acquire(self.layout)?;
+        if list.read()?.entries.iter().any(|entry| entry.file == file) {
+            return Ok(());
+        }
+        let entry = WalEntry::of_file(file, archived)
+            .map_err(|source| WalError::Read { path: archived.to_owned(), source })?;
+        Ok(list.append(&[entry])?)
     }
 
     /// Whether an archived segment was found to be damaged.

@@ -214,6 +214,20 @@ fn a_crash_at_any_step_leaves_whole_files_or_none() {
 }
 
 #[test]
+fn what_was_archived_but_not_listed_is_listed_before_it_is_acknowledged_again() {
+    let (_home, layout) = home();
+    let file: WalFile = ONE.parse().unwrap();
+    let archived = layout.wal(&file);
+    fs::create_dir_all(archived.parent().unwrap()).unwrap();
+    fs::write(&archived, wal(1)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(put(&layout, &[(ONE, &wal(1))]).unwrap()[0].accepted, Accepted::Same);
+        let list = crate::xlogdb::read(&layout).unwrap();
+        assert_eq!(list.entries.iter().map(|entry| entry.file).collect::<Vec<_>>(), [file]);
+    }
+}
+
+#[test]
 fn two_that_bring_the_same_file_at_once_both_succeed() {
     let (_home, layout) = home();
     for number in 1..=8 {
