@@ -1,18 +1,21 @@
-//! Placing WAL files: decompressed, at their exact size.
+//! Placing WAL files: decompressed, at their exact size, every record of a segment checked on the way.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use barkeep_transport::codec::{Compression, MAGIC_BYTES};
-use pgwal::SegmentSize;
+use pgwal::decoder::Keep;
 use pgwal::history::MAX_HISTORY_BYTES;
+use pgwal::{Decoder, Fault, FaultKind, Parts, SegmentName, SegmentSize};
 
 use super::wal::{WalCopy, WalKind};
 use crate::copy::{CopyMethod, Directory, Owner, copy_buffered};
 
 /// Owner only, as the server makes its own.
 const WAL_FILE_MODE: u32 = 0o600;
+/// Size of the pieces in which a segment is read again to be checked, in bytes.
+const PIECE_BYTES: usize = 128 << 10;
 
 /// Copies one WAL file into `to` under its plain name and answers its size there.
 pub(super) fn place(
@@ -34,17 +37,30 @@ pub(super) fn place(
     };
     let compression = Compression::detect(&first_bytes(&mut from)?);
     let mut file = to.create(Path::new(&wal.name), WAL_FILE_MODE, owner)?;
+    let mut check = match wal.kind {
+        WalKind::Segment => Check::of(&wal.name, size),
+        WalKind::Partial | WalKind::History => None,
+    };
     let written = if compression == Compression::None {
         if metadata.len() > limit {
             return Err(wrong_size(metadata.len(), limit));
         }
         method.copy(&mut from, &mut file, metadata.len(), progress)?;
+        // The copy may have been made without reading; what is read now is in memory, unless it was.
+        if let Some(check) = &mut check {
+            from.seek(SeekFrom::Start(0))?;
+            check.read(&mut from)?;
+        }
         metadata.len()
     } else {
         // One byte more than allowed tells a file that is too large without reading all of it.
-        let mut bounded = compression.reader(from)?.take(limit + 1);
-        copy_buffered(&mut bounded, &mut file, progress)?
+        let bounded = compression.reader(from)?.take(limit + 1);
+        copy_buffered(&mut Checked { source: bounded, check: check.as_mut() }, &mut file, progress)?
     };
+    if let Some(fault) = check.and_then(Check::finish).filter(|_| written == limit) {
+        let text = format!("it is damaged: {fault}; recovery would stop there");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
     match wal.kind {
         WalKind::Segment if written != limit => Err(wrong_size(written, limit)),
         WalKind::Partial | WalKind::History if written > limit => Err(wrong_size(written, limit)),
@@ -54,6 +70,75 @@ pub(super) fn place(
             Ok(limit)
         }
         _ => Ok(written),
+    }
+}
+
+/// Reads the records of a segment as its bytes pass by.
+struct Check {
+    decoder: Decoder,
+    fault: Option<Fault>,
+}
+
+impl Check {
+    /// `None` when there is nothing to go by: another size or name is found out elsewhere.
+    fn of(name: &str, size: SegmentSize) -> Option<Self> {
+        let segment: SegmentName = name.parse().ok()?;
+        let decoder = Decoder::new(segment.first_lsn(size)?, size).with_keep(Keep::Headers);
+        Some(Check { decoder, fault: None })
+    }
+
+    fn pass(&mut self, mut bytes: &[u8]) {
+        while self.fault.is_none() {
+            match self.decoder.next(&mut bytes) {
+                Ok(None) => return,
+                Ok(Some(record)) => {
+                    let kind = Parts::check(&record).err();
+                    self.fault = kind.map(|kind| Fault { lsn: record.lsn, kind });
+                }
+                Err(fault) => self.fault = Some(fault),
+            }
+        }
+    }
+
+    fn read(&mut self, source: &mut impl Read) -> io::Result<()> {
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            match source.read(&mut piece) {
+                Ok(0) => return Ok(()),
+                Ok(count) => self.pass(&piece[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What is wrong, but for the ways in which WAL ends inside a segment: zeros, or what a recycled file held before.
+    fn finish(self) -> Option<Fault> {
+        let ends = |fault: &Fault| {
+            matches!(
+                fault.kind,
+                FaultKind::RecordLength { found: 0 }
+                    | FaultKind::Magic { found: 0, .. }
+                    | FaultKind::PageAddress { .. }
+            )
+        };
+        self.fault.filter(|fault| !ends(fault))
+    }
+}
+
+/// A source whose bytes are checked while they are read.
+struct Checked<'c, R> {
+    source: R,
+    check: Option<&'c mut Check>,
+}
+
+impl<R: Read> Read for Checked<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        if let (Some(check), Some(bytes)) = (&mut self.check, buffer.get(..count)) {
+            check.pass(bytes);
+        }
+        Ok(count)
     }
 }
 

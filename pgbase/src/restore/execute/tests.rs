@@ -25,6 +25,11 @@ struct Stage {
     dir: TempDir,
 }
 
+/// WAL in which nothing much happens: the segment of this number.
+fn segment(number: u64) -> Vec<u8> {
+    testkit::wal::segment(1, number * SEGMENT as u64, SEGMENT, 0)
+}
+
 impl Stage {
     fn new() -> Self {
         let stage = Stage { dir: tempfile::tempdir().unwrap() };
@@ -52,8 +57,8 @@ impl Stage {
         stage.write("16386/PG_15_202209061/5/200", b"in a tablespace");
         fs::create_dir_all(stage.path("data/pg_tblspc")).unwrap();
         symlink("/srv/fast", stage.path("data/pg_tblspc/16386")).unwrap();
-        stage.write("wals/000000010000000000000020", &[1; SEGMENT]);
-        stage.write("wals/000000010000000000000030", &packed(Compression::Zstd, &[2; SEGMENT]));
+        stage.write("wals/000000010000000000000020", &segment(2));
+        stage.write("wals/000000010000000000000030", &packed(Compression::Zstd, &segment(3)));
         stage
     }
 
@@ -144,8 +149,8 @@ fn a_plain_restore_has_everything_in_its_place() {
     assert_eq!(stage.read("new/global/pg_control"), "control");
     assert_eq!(stage.read("new-fast/PG_15_202209061/5/200"), "in a tablespace");
     assert_eq!(fs::read_link(stage.path("new/pg_tblspc/16386")).unwrap(), stage.path("new-fast"));
-    assert_eq!(fs::read(stage.path("new/pg_wal/000000010000000000000002")).unwrap(), [1; SEGMENT]);
-    assert_eq!(fs::read(stage.path("new/pg_wal/000000010000000000000003")).unwrap(), [2; SEGMENT]);
+    assert_eq!(fs::read(stage.path("new/pg_wal/000000010000000000000002")).unwrap(), segment(2));
+    assert_eq!(fs::read(stage.path("new/pg_wal/000000010000000000000003")).unwrap(), segment(3));
     assert!(stage.path("new/pg_wal/archive_status/000000010000000000000003.done").exists());
     assert_eq!(stage.read("new/.barman-recover.info"), "status=DONE\n");
     assert_eq!(stage.read("new/backup_manifest.20261122T101539"), "{}");
@@ -249,6 +254,45 @@ fn damaged_wal_fails_the_restore_and_leaves_nothing() {
         assert!(source.to_string().contains(part), "{source}");
         stage.assert_nothing_left();
     }
+}
+
+#[test]
+fn a_flipped_bit_in_a_segment_fails_the_restore() {
+    for compression in [Compression::None, Compression::Zstd, Compression::Snappy] {
+        // In a record's data, in a page's header, in the last record.
+        for at in [5000, 8192 + 3, SEGMENT / 2, SEGMENT - 300] {
+            let mut damaged = segment(3);
+            damaged[at] ^= 4;
+            let stage = Stage::new();
+            stage.write("wals/000000010000000000000030", &packed(compression, &damaged));
+            let RestoreError::Copy { from, source, .. } = stage.restore(&stage.plan(None)).unwrap_err()
+            else {
+                panic!("not a copy error");
+            };
+            assert!(from.ends_with("wals/000000010000000000000030"));
+            assert!(source.to_string().contains("it is damaged: "), "{compression} {at}: {source}");
+            stage.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn wal_that_ends_inside_its_last_segment_is_no_damage() {
+    let stage = Stage::new();
+    let mut decoder = pgwal::Decoder::new(pgwal::Lsn::from_u64(3 * SEGMENT as u64), SegmentSize::MIN);
+    let whole = segment(3);
+    let mut bytes = &whole[..];
+    let mut last = 0;
+    while let Ok(Some(record)) = decoder.next(&mut bytes) {
+        last = usize::try_from(record.lsn.as_u64()).unwrap() - 3 * SEGMENT;
+        if last > SEGMENT / 2 {
+            break;
+        }
+    }
+    let mut ended = whole.clone();
+    ended[last..].fill(0);
+    stage.write("wals/000000010000000000000030", &ended);
+    stage.restore(&stage.plan(None)).unwrap();
 }
 
 #[test]
