@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::archive_wal::{self, Verbosity};
 use super::deletion::{self, Cause, Outcome};
-use super::{connect, heal, name_map};
+use super::{connect, heal, index, name_map};
 use crate::args::CronArgs;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
@@ -39,7 +39,6 @@ pub fn run(context: &mut Context, args: &CronArgs) -> Result<(), CommandError> {
             server.output.error(error.to_string());
         }
     }
-    // Where missing WAL may be fetched from; a server that can't be asked keeps what it has.
     let sources: Vec<Sources> = servers.iter().map(|server| Sources::of(context, server)).collect();
     std::thread::scope(|scope| {
         for (server, source) in servers.iter().zip(&sources) {
@@ -60,8 +59,8 @@ pub fn run(context: &mut Context, args: &CronArgs) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Where a server is asked, as far as it can be.
-struct Sources {
+/// Where a server is asked, as far as it can be. One that can't be asked keeps what it has.
+pub(crate) struct Sources {
     /// For missing WAL.
     stream: Option<ConnInfo>,
     /// For names.
@@ -69,7 +68,7 @@ struct Sources {
 }
 
 impl Sources {
-    fn of(context: &Context, server: &ServerContext) -> Self {
+    pub(crate) fn of(context: &Context, server: &ServerContext) -> Self {
         Sources {
             stream: connect::wal_streaming(context, server).ok(),
             sql: connect::sql(context, server).ok(),
@@ -108,11 +107,11 @@ fn serve(server: &ServerContext, launcher: &Launcher, sources: &Sources) -> Resu
     maintain_locked(server, sources)
 }
 
-/// All of cron's work for one server but the starting of its receiver and the fetching of missing WAL, for the daemon.
+/// All of cron's work for one server but the starting of its receiver, for the daemon.
 ///
 /// # Errors
 /// As for cron.
-pub(crate) fn maintain_if_due(server: &ServerContext, sql: Option<ConnInfo>) -> Result<(), CommandError> {
+pub(crate) fn maintain_if_due(server: &ServerContext, sources: &Sources) -> Result<(), CommandError> {
     if !server.config.active() {
         return stop_receiver(server, "is inactive");
     }
@@ -126,7 +125,7 @@ pub(crate) fn maintain_if_due(server: &ServerContext, sql: Option<ConnInfo>) -> 
     if !server.config.streaming_archiver() {
         stop_receiver(server, "has streaming_archiver = off")?;
     }
-    maintain_locked(server, &Sources { stream: None, sql })
+    maintain_locked(server, sources)
 }
 
 fn maintain_locked(server: &ServerContext, sources: &Sources) -> Result<(), CommandError> {
@@ -167,6 +166,7 @@ fn maintain(server: &ServerContext, sources: &Sources) -> Result<(), CommandErro
         0 => Ok(()),
         _ => archive_wal::archive_delivered(server),
     }));
+    step(index::catch_up(server));
     step(check_waiting(server));
     step(name_map::save_if_due(server, sources.sql.as_ref()));
     step(finish_deletions(server));

@@ -26,6 +26,7 @@ pub mod drill;
 pub mod generate_manifest;
 pub mod get_wal;
 mod heal;
+mod index;
 pub mod init;
 pub mod keep;
 pub mod list_backups;

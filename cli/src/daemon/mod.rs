@@ -23,8 +23,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use schedule::Schedule;
 
-use crate::command::cron::{self, Launcher};
-use crate::command::{config_update, connect};
+use crate::command::config_update;
+use crate::command::cron::{self, Launcher, Sources};
 use crate::config::Config;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
@@ -151,7 +151,7 @@ impl Daemon {
             self.last_maintenance = Some(now);
             self.last_archiving = now;
             for server in &self.servers {
-                self.workers.maintain(server, connect::sql(context, server).ok());
+                self.workers.maintain(server, Sources::of(context, server));
             }
             self.check();
         } else if now - self.last_archiving >= ARCHIVE_INTERVAL {

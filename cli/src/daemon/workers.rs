@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::thread::JoinHandle;
 
-use pgwal::replication::ConnInfo;
-
 use crate::command::archive_wal::{self, Verbosity};
-use crate::command::cron;
+use crate::command::cron::{self, Sources};
 use crate::context::ServerContext;
 use crate::error::CommandError;
 
@@ -17,8 +15,8 @@ pub(super) struct Workers {
 
 impl Workers {
     /// Does all of cron's work but for receivers, unless the server's last turn has not ended yet.
-    pub(super) fn maintain(&mut self, server: &ServerContext, sql: Option<ConnInfo>) {
-        self.start(server, |server| cron::maintain_if_due(server, sql));
+    pub(super) fn maintain(&mut self, server: &ServerContext, sources: Sources) {
+        self.start(server, move |server| cron::maintain_if_due(server, &sources));
     }
 
     /// Archives what has arrived, unless the server's last turn has not ended yet.

@@ -1,9 +1,10 @@
 //! Healing: `cron` fetches missing and damaged WAL from the server while it still has it.
 
 use std::fs;
+use std::process::{Command, Stdio};
 
 use pgwal::WalFile;
-use testkit::Cluster;
+use testkit::{Cluster, wait_for};
 
 use crate::stored::{archive, layout, listed, names};
 use crate::support::Home;
@@ -70,6 +71,20 @@ fn missing_and_damaged_segments_come_from_the_server() {
         assert!(deep.stdout.contains("WAL archive records: OK"), "{deep:?}");
         assert!(!deep.stdout.contains("WAL archive gaps"), "{deep:?}");
     }
+}
+
+#[test]
+fn the_daemon_heals_as_cron_does() {
+    testkit::require_pg!(15);
+    let (_cluster, home, files) = scene(15);
+    fs::remove_file(layout(&home).incoming.join(files[2].to_string())).unwrap();
+    home.run(["archive-wal", "main"]).success();
+    assert_eq!(archive(&home).len(), files.len() - 1);
+    let mut daemon =
+        home.command().arg("daemon").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("the gap to be healed", 60, || (archive(&home).len() == files.len()).then_some(()));
+    Command::new("kill").args(["-TERM", &daemon.id().to_string()]).status().unwrap();
+    daemon.wait().unwrap();
 }
 
 #[test]
