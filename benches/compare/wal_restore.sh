@@ -2,7 +2,9 @@
 # wal_restore.sh - recovery through restore_command: single calls, and the replay of all segments from the start of a server on
 # a base backup to the end of recovery. "pg_wal" is the replay of the same segments where they need no fetching.
 #
-#   SEGMENTS   how many   [200]
+#   SEGMENTS   how many                     [60]
+#   TOOLS      of the replay, in any order  [pg_wal cp barkeep pgbackrest]
+: "${SEGMENTS:=60}" "${TOOLS:=pg_wal cp barkeep pgbackrest}"
 . "$(dirname "$0")/common.sh"
 . "$(dirname "$0")/segments.sh"
 prepare
@@ -70,7 +72,7 @@ archives
 : >"$results/wal-restore.txt"; : >"$results/wal-replay.tsv"; [ "$(id -u)" != 0 ] || chown "$bench_user" "$results/wal-restore.txt"
 for number in $(seq "$RUNS"); do
     for tool in $(rotate "$number" start cp barkeep pgbackrest); do single "$tool" "$number"; done
-    for tool in $(rotate "$number" pg_wal cp barkeep pgbackrest); do replay "$tool" "$number"; done
+    for tool in $(rotate "$number" $TOOLS); do replay "$tool" "$number"; done
 done
 as_user rm -rf "$replayed" "$BENCH_DIR/home-barkeep" "$BENCH_DIR/home-pgbackrest"
 printf '\n### One restore_command call, 50 ms after the last (the pause is in the figures)\n\n'

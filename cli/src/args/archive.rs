@@ -12,6 +12,9 @@ pub struct PutWalArgs {
     /// Only say whether this works
     #[arg(short, long)]
     pub test: bool,
+    /// The stream is compressed with zstd as a whole
+    #[arg(long, hide = true)]
+    pub zstd_stream: bool,
 }
 
 /// `check-wal-archive`.

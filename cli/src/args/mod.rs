@@ -316,8 +316,11 @@ pub struct GetWalArgs {
     #[arg(value_name = "SERVER")]
     pub server: String,
     /// The WAL file's name
-    #[arg(value_name = "WAL")]
-    pub wal: String,
+    #[arg(value_name = "WAL", required_unless_present = "serve")]
+    pub wal: Option<String>,
+    /// Hand out file after file, as standard input asks for them
+    #[arg(long, hide = true, conflicts_with_all = ["wal", "output_directory", "partial", "gzip", "bzip2", "peek", "test"])]
+    pub serve: bool,
     /// Write the file into this directory, under its own name, rather than to standard output
     #[arg(short, long, value_name = "DIRECTORY")]
     pub output_directory: Option<PathBuf>,

@@ -4,6 +4,8 @@
 //! runtime. Exit codes are part of the contract: 1 is "there is no such file", which ends recovery in peace; an answer
 //! that breaks off must never exit with 0.
 
+pub(crate) mod serve;
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -34,8 +36,16 @@ pub fn run(context: &mut Context, args: &GetWalArgs) -> Result<(), CommandError>
         server.output.info(format!("Ready to retrieve WAL files from the server {name}"));
         return Ok(());
     }
-    let file: WalFile = args.wal.parse().map_err(|_| {
-        CommandError::new(format!("'{}' is not a valid wal file name{}", args.wal, asked_by(context)))
+    if args.serve {
+        tracing::info!("Handing out WAL files of server '{name}'{}", asked_by(context));
+        let tell = |file| server.output.debug(format!("Sent WAL '{file}' of server '{name}'"));
+        let lost = |error| unwritable("standard output", &error);
+        let answers = io::BufWriter::new(standard_output().map_err(lost)?);
+        return serve::serve(&server.layout(), io::stdin().lock(), answers, tell).map_err(lost);
+    }
+    let wal = args.wal.as_deref().unwrap_or_default();
+    let file: WalFile = wal.parse().map_err(|_| {
+        CommandError::new(format!("'{wal}' is not a valid wal file name{}", asked_by(context)))
             .code(exit::GET_WAL_INPUT)
     })?;
     if let Some(count) = args.peek {
@@ -54,8 +64,7 @@ pub fn run(context: &mut Context, args: &GetWalArgs) -> Result<(), CommandError>
     let form = Form::of(args);
     match &args.output_directory {
         None => {
-            let fd = io::stdout().as_fd().try_clone_to_owned();
-            let sink = File::from(fd.map_err(|error| unwritable("standard output", &error))?);
+            let sink = standard_output().map_err(|error| unwritable("standard output", &error))?;
             hand_out(open, file, form, sink, "standard output").map(drop)
         }
         Some(directory) => {
@@ -67,6 +76,11 @@ pub fn run(context: &mut Context, args: &GetWalArgs) -> Result<(), CommandError>
             written.publish().map_err(|error| unwritable(&shown, &error.source))
         }
     }
+}
+
+/// Standard output without a buffer of its own.
+fn standard_output() -> io::Result<File> {
+    io::stdout().as_fd().try_clone_to_owned().map(File::from)
 }
 
 /// In what form the file is wanted.

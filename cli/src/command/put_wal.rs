@@ -3,10 +3,11 @@
 //! PostgreSQL forgets a segment when this exits with 0, so that has one meaning only: every file of the stream is whole,
 //! was verified, and is durable under its own name.
 
-use std::io;
+use std::io::{self, Read};
 
 use barkeep_catalog::archive::Verify;
 use barkeep_catalog::reception::{Accepted, ReceiveError, Reception, receive_tar};
+use barkeep_transport::codec::Compression;
 
 use crate::args::PutWalArgs;
 use crate::context::{Context, Policy};
@@ -29,8 +30,15 @@ pub fn run(context: &mut Context, args: &PutWalArgs) -> Result<(), CommandError>
     let from = caller(context);
     let layout = server.layout();
     let verify = Verify::from_name(server.config.wal_verify()).unwrap_or_default();
-    let received = Reception::new(&layout, verify, context.now())
-        .and_then(|reception| receive_tar(&reception, io::stdin().lock()));
+    let stream = io::stdin();
+    let stream: Box<dyn Read + Send> = if args.zstd_stream {
+        let unpacked = Compression::Zstd.reader(stream);
+        unpacked.map_err(|error| CommandError::because("cannot decompress the stream", &error))?
+    } else {
+        Box::new(stream)
+    };
+    let received =
+        Reception::new(&layout, verify, context.now()).and_then(|reception| receive_tar(&reception, stream));
     let receipts = received.map_err(|error| refused(&error, name, &from))?;
     for receipt in receipts {
         let file = receipt.file;

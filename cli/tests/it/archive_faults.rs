@@ -8,13 +8,13 @@ use crate::stored::{archive, content, deliver, home, layout, listed, names, segm
 use crate::support::{Home, Run, barkeep};
 
 /// A small file system over a server's directory, for as long as this lives.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     path: PathBuf,
 }
 
 impl SmallDisk {
     /// `None`, visibly, where it can't be mounted.
-    fn over(path: PathBuf, size: &str) -> Option<Self> {
+    pub(crate) fn over(path: PathBuf, size: &str) -> Option<Self> {
         fs::create_dir_all(&path).unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size},mode=755"), "tmpfs"])
@@ -29,7 +29,7 @@ impl SmallDisk {
         Some(SmallDisk { path })
     }
 
-    fn remount(&self, options: &str) {
+    pub(crate) fn remount(&self, options: &str) {
         let status = Command::new("mount")
             .args(["-o", &format!("remount,{options}")])
             .arg(&self.path)
@@ -105,16 +105,20 @@ fn a_read_only_disk_is_told_and_survived() {
     assert_eq!(listed(&home).len(), 1);
 }
 
-/// A library that makes fsync fail while a file exists.
-fn failing_fsync(directory: &Path) -> PathBuf {
+/// A library that makes fsync fail while a file exists: of directories only, if it says so.
+pub(crate) fn failing_fsync(directory: &Path) -> PathBuf {
     let source = directory.join("fsync.c");
     fs::write(
         &source,
-        "#define _GNU_SOURCE\n#include <dlfcn.h>\n#include <errno.h>\n#include <stdlib.h>\n#include <unistd.h>\n\
-         static int fails(void) { const char *flag = getenv(\"FSYNC_FAILS\"); return flag && access(flag, F_OK) == 0; }\n\
-         int fsync(int fd) { if (fails()) { errno = EIO; return -1; }\n\
+        "#define _GNU_SOURCE\n#include <dlfcn.h>\n#include <errno.h>\n#include <fcntl.h>\n#include <stdlib.h>\n\
+         #include <sys/stat.h>\n#include <unistd.h>\n\
+         static int fails(int fd) { const char *flag = getenv(\"FSYNC_FAILS\"); char kind = 0; struct stat st;\n\
+         int at = flag ? open(flag, O_RDONLY) : -1; if (at < 0) return 0;\n\
+         if (read(at, &kind, 1) < 0) kind = 0;\n\
+         close(at); return kind != 'd' || (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)); }\n\
+         int fsync(int fd) { if (fails(fd)) { errno = EIO; return -1; }\n\
          return ((int (*)(int))dlsym(RTLD_NEXT, \"fsync\"))(fd); }\n\
-         int fdatasync(int fd) { if (fails()) { errno = EIO; return -1; }\n\
+         int fdatasync(int fd) { if (fails(fd)) { errno = EIO; return -1; }\n\
          return ((int (*)(int))dlsym(RTLD_NEXT, \"fdatasync\"))(fd); }\n",
     )
     .unwrap();

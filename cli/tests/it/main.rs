@@ -5,6 +5,7 @@
 
 mod agent;
 mod archive_faults;
+mod archive_locks;
 mod archive_wal;
 mod backup;
 mod barman_interop;
@@ -31,6 +32,7 @@ mod heal;
 mod health;
 mod hooks;
 mod hostile_backup;
+mod indexing;
 mod init;
 mod inspection;
 mod notify;
@@ -57,6 +59,7 @@ mod tutorial;
 mod verify_backup;
 mod wal;
 mod wal_archive;
+mod wal_faults;
 mod wal_find;
 mod wal_inputs;
 mod wal_restore;

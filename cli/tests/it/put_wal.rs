@@ -12,7 +12,7 @@ use crate::stored::{archive, content, home, layout, listed, names, segment};
 use crate::support::{Home, Run, barkeep};
 
 /// A tar stream as Python's tarfile writes it, which is what Barman's client sends.
-fn tar_stream(home: &Home, python: &Path, files: &[(&str, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn tar_stream(home: &Home, python: &Path, files: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let script = "import sys, io, tarfile, hashlib, os\n\
         tar = tarfile.open(mode='w|', fileobj=sys.stdout.buffer, format=tarfile.PAX_FORMAT)\n\
         sums = ''\n\
@@ -38,11 +38,11 @@ fn tar_stream(home: &Home, python: &Path, files: &[(&str, Vec<u8>)]) -> Vec<u8> 
     output.stdout
 }
 
-fn python() -> std::path::PathBuf {
+pub(crate) fn python() -> std::path::PathBuf {
     testkit::programs::barman_bin_dir().expect("Barman: call require_barman! first").join("python")
 }
 
-fn put(home: &Home, stream: &[u8]) -> Run {
+pub(crate) fn put(home: &Home, stream: &[u8]) -> Run {
     let mut command = home.command();
     command.args(["put-wal", "main"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();

@@ -26,6 +26,54 @@ fn what_is_shipped_to_barman_is_there_in_every_form() {
 }
 
 #[test]
+fn the_stream_is_compressed_where_the_far_end_takes_it_so() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    for (far, learned) in [(Far::Barkeep, "zstd\n"), (Far::Barman, "plain\n")] {
+        let scene = Scene::new(15);
+        let files = scene.write_segments(2);
+        let notes = || {
+            let run = scene.dir.join("run/barkeep");
+            let all = all_names(&run).into_iter().filter(|name| name.ends_with(".stream"));
+            all.map(|name| fs::read_to_string(run.join(name)).unwrap()).collect::<Vec<_>>()
+        };
+        for file in &files {
+            let run = scene.archive(far, &[], file).success();
+            assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""), "{far:?}");
+            scene.assert_kept(file);
+            assert_eq!(notes(), [learned], "{far:?}");
+        }
+    }
+}
+
+#[test]
+fn a_far_end_that_is_replaced_by_barman_is_no_trouble() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    let scene = Scene::new(15);
+    let files = scene.write_segments(2);
+    let program = scene.dir.write("far", "");
+    let answer_by = |far: Far| {
+        let words = scene.words(far);
+        let real = words[words.iter().position(|word| word == "--remote-program").unwrap() + 1].clone();
+        fs::write(&program, format!("#!/bin/sh\nexec {real} \"$@\"\n")).unwrap();
+        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    let mut words = scene.words(Far::Barman);
+    let at = words.iter().position(|word| word == "--remote-program").unwrap() + 1;
+    words[at] = program.display().to_string();
+    for (far, file) in [(Far::Barkeep, &files[0]), (Far::Barman, &files[1])] {
+        answer_by(far);
+        let mut command = scene.client();
+        command.arg("wal-archive").args(&words).args(["127.0.0.1", "main", &format!("pg_wal/{file}")]);
+        Run::of(&mut command).success();
+        scene.assert_kept(file);
+    }
+}
+
+#[test]
 fn exit_codes_are_those_of_barmans_client() {
     testkit::require_pg!(15);
     testkit::require_barman!();

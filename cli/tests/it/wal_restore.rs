@@ -107,6 +107,10 @@ fn what_is_prefetched_is_there_without_the_backup_host() {
             scene.restore(far, &options, file, &to).success();
             assert!(fs::read(&to).unwrap() == fs::read(scene.wal(file)).unwrap());
         }
+        let log = fs::read_to_string(scene.barman.config_path().with_file_name("barman.log"));
+        let served = log.unwrap_or_default().matches("Handing out WAL files of server 'main'").count();
+        let expected = if far == Far::Barkeep { 1..=2 } else { 0..=0 };
+        assert!(expected.contains(&served), "one process there for each that fetches here, but {served}");
         // It ends when its directory is gone.
         fs::remove_dir_all(&spool).unwrap();
     }

@@ -33,8 +33,13 @@ impl Scene {
 
     /// With more lines in the server's configuration.
     pub(crate) fn configured(major: u32, options: &str) -> Self {
+        Self::with_segments(major, 1, options)
+    }
+
+    /// With segments of this size.
+    pub(crate) fn with_segments(major: u32, segment_mib: u32, options: &str) -> Self {
         let cluster = Cluster::builder(major)
-            .segment_size_mib(1)
+            .segment_size_mib(segment_mib)
             .setting("archive_mode", "on")
             .setting("archive_command", "false")
             .start();

@@ -8,6 +8,7 @@ mod parcel;
 mod ship;
 mod shipped;
 mod tar;
+mod transit;
 
 use std::io;
 use std::path::Path;
@@ -19,6 +20,7 @@ use pgwal::WalFile;
 use self::parcel::Parcel;
 use self::ship::{Route, ShipError, Sums};
 use self::shipped::Shipped;
+use self::transit::Transit;
 use crate::args::{Destination, GlobalArgs, WalArchiveArgs};
 use crate::command::remote;
 use crate::error::{CommandError, exit};
@@ -52,8 +54,10 @@ pub fn run_remote(output: &Output, global: &GlobalArgs, args: &WalArchiveArgs) -
         output.debug(format!("'{}' was shipped with an earlier file", path.display()));
         return Ok(());
     }
+    let transit = if is_compressed(args) { None } else { Transit::of(&ssh, &command) };
     let route = Route {
         ssh,
+        transit,
         command,
         sums: if args.md5 { Sums::Md5 } else { Sums::Sha256 },
         compression: args.compression.algorithm(),

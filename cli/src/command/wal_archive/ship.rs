@@ -13,7 +13,9 @@ use sha2::{Digest, Sha256};
 
 use super::parcel::{CopyError, Parcel};
 use super::tar;
+use super::transit::{Known, Transit};
 use crate::command::remote::{self, RemoteFailure};
+use crate::error::exit;
 
 /// Size of the pieces in which compressed files are sent, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
@@ -35,6 +37,8 @@ pub(super) struct Route {
     pub(super) sums: Sums,
     pub(super) compression: Compression,
     pub(super) level: Level,
+    /// What is known of the far end's liking for compressed streams; `None` to send plain ones.
+    pub(super) transit: Option<Transit>,
 }
 
 /// Why files were not acknowledged.
@@ -63,14 +67,56 @@ pub(super) struct Receipt {
     pub(super) remarks: String,
 }
 
+/// In what form the stream goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Plain,
+    Packed,
+}
+
 impl Route {
     /// Sends these files in one stream. On `Ok`, the far end has acknowledged all of them.
+    ///
+    /// The stream is compressed where the far end takes it so: to encrypt all of it costs both ends more than that.
     pub(super) fn ship(&self, parcels: &mut [Parcel]) -> Result<Receipt, ShipError> {
-        let mut session = self.ssh.start(&self.command)?;
+        let Some(transit) = &self.transit else { return self.ship_as(Stream::Plain, parcels) };
+        let known = transit.known();
+        if known == Known::Plain {
+            return self.ship_as(Stream::Plain, parcels);
+        }
+        match self.ship_as(Stream::Packed, parcels) {
+            Ok(receipt) => {
+                if known != Known::Packed {
+                    transit.remember(Known::Packed);
+                }
+                Ok(receipt)
+            }
+            Err(ShipError::Remote(failure)) if may_be_unknown_option(&failure, known) => {
+                let receipt = self.ship_as(Stream::Plain, parcels)?;
+                transit.remember(Known::Plain);
+                Ok(receipt)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn ship_as(&self, stream: Stream, parcels: &mut [Parcel]) -> Result<Receipt, ShipError> {
+        let mut session = match stream {
+            Stream::Plain => self.ssh.start(&self.command)?,
+            Stream::Packed => self.ssh.start(&self.command.clone().arg("--zstd-stream"))?,
+        };
         let stdin = session.take_stdin();
         let sent = match stdin {
             // Closed when all is sent: the far end may wait for that.
-            Some(mut stdin) => remote::beside_stdout(&mut session, move || self.send(parcels, &mut stdin)),
+            Some(mut stdin) => remote::beside_stdout(&mut session, move || match stream {
+                Stream::Plain => self.send(parcels, &mut stdin),
+                Stream::Packed => {
+                    let mut packed = Compression::Zstd.writer(stdin, Level::Low).map_err(cut_off)?;
+                    let hashes = self.send(parcels, &mut packed)?;
+                    packed.finish().map_err(cut_off)?;
+                    Ok(hashes)
+                }
+            }),
             None => return Err(ShipError::CutOff { source: io::ErrorKind::BrokenPipe.into() }),
         };
         match sent {
@@ -134,7 +180,7 @@ impl Route {
         let header = header.ok_or_else(|| cut_off(io::ErrorKind::InvalidInput.into()))?;
         sink.write_all(&header).and_then(|()| sink.write_all(list.as_bytes())).map_err(cut_off)?;
         pad(list.len() as u64, sink)?;
-        sink.write_all(&[0; tar::END_BYTES]).and_then(|()| sink.flush()).map_err(cut_off)?;
+        sink.write_all(&[0; tar::END_BYTES]).map_err(cut_off)?;
         Ok(hashes)
     }
 
@@ -149,6 +195,15 @@ impl Route {
         let header = tar::header(name, size, modified)
             .ok_or_else(|| ShipError::TooLarge { path: parcel.path().to_owned() })?;
         sink.write_all(&header).map_err(cut_off)
+    }
+}
+
+/// Whether a failure may be the far end's word that it does not know how streams are compressed.
+fn may_be_unknown_option(failure: &RemoteFailure, known: Known) -> bool {
+    match failure.end {
+        // By this one, programs tell that they don't understand their command line.
+        End::Exit(code) => code == exit::USAGE || (code > 0 && known == Known::Nothing),
+        End::Connection | End::Signal(_) => false,
     }
 }
 

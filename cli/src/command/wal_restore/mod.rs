@@ -9,6 +9,7 @@ mod landing;
 mod plan;
 mod prefetch;
 mod recovery;
+mod served;
 mod source;
 mod spool;
 
@@ -47,6 +48,9 @@ pub fn run_remote(output: &Output, global: &GlobalArgs, args: &WalRestoreArgs) -
     };
     let ssh = remote::ssh_to(&host, &args.remote, output)?;
     let mut command = remote::program(&args.remote, global)?.arg("get-wal");
+    // Files come as they are stored then.
+    let as_stored = !args.gzip && !args.bzip2;
+    let serving = as_stored.then(|| command.clone().arg("--serve").arg(&server));
     if args.remote.test {
         return remote::test(&ssh, &command.arg("--test").arg(&server).arg(&name), output);
     }
@@ -58,7 +62,7 @@ pub fn run_remote(output: &Output, global: &GlobalArgs, args: &WalRestoreArgs) -
         }
     }
     let identity = format!("{ssh}\0{command}\0{server}");
-    let source = Source::Remote(Box::new(Remote { ssh, command, server }));
+    let source = Source::Remote(Box::new(Remote { ssh, command, server, serving }));
     Request::new(args, &name, path, &identity)?.run(&source, output)
 }
 

@@ -19,6 +19,7 @@ use super::Checked;
 use super::check::Verdict;
 use super::plan::{Plan, depth};
 use super::recovery::Recovery;
+use super::served::Courier;
 use super::source::{FetchError, Source};
 use super::spool::{Answer, Spool, short_path};
 
@@ -252,6 +253,7 @@ impl Prefetcher {
 
     fn fetch_for_ever(&self, number: u32) {
         let part = self.spool.path().join(format!("part-{number}"));
+        let mut courier = Courier::new(&self.source);
         loop {
             let mut state = self.state();
             let file = loop {
@@ -267,7 +269,7 @@ impl Prefetcher {
             state.in_flight.insert(name.clone());
             drop(state);
 
-            let fetched = self.fetch(file, &part);
+            let fetched = self.fetch(file, &part, &mut courier);
 
             let mut state = self.state();
             state.in_flight.remove(&name);
@@ -321,18 +323,22 @@ impl Prefetcher {
     }
 
     /// Fetches a file: its size in bytes.
-    fn fetch(&self, file: WalFile, part: &std::path::Path) -> Result<u64, Answer> {
+    fn fetch(&self, file: WalFile, part: &std::path::Path, courier: &mut Courier<'_>) -> Result<u64, Answer> {
         let create = || {
             let sink = OpenOptions::new().write(true).create(true).truncate(true).open(part)?;
             Ok(Checked::new(sink, file, self.system_id))
         };
-        let checked = self.source.fetch(file, false, create).map_err(|error| match error {
+        let checked = courier.fetch(file, create).map_err(|error| match error {
             FetchError::Missing(_) => Answer::Missing,
             _ => Answer::Direct,
         })?;
         let bytes = checked.bytes;
         match checked.finish() {
-            (_, Verdict::Sound) => Ok(bytes),
+            (file, Verdict::Sound) => {
+                // PostgreSQL brings each segment to stable storage before it replays it: here that keeps nobody waiting.
+                let _ = file.sync_data();
+                Ok(bytes)
+            }
             _ => Err(Answer::Direct),
         }
     }

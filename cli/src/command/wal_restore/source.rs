@@ -36,6 +36,8 @@ pub(super) struct Remote {
     /// `get-wal` and its options.
     pub(super) command: RemoteCommand,
     pub(super) server: String,
+    /// What hands out file after file there, if that is wanted.
+    pub(super) serving: Option<RemoteCommand>,
 }
 
 /// Why there is no file.
@@ -71,26 +73,34 @@ impl Source {
         &self,
         file: WalFile,
         partial: bool,
-        mut sink: impl FnMut() -> io::Result<W>,
+        sink: impl FnMut() -> io::Result<W>,
     ) -> Result<W, FetchError> {
-        let mut pauses = RETRY_PAUSES.into_iter();
-        loop {
-            let mut target = sink().map_err(FetchError::Sink)?;
-            match self.try_fetch(file, partial, &mut target) {
-                Ok(()) => return Ok(target),
-                Err(FetchError::Unreachable(failure)) => match pauses.next() {
-                    Some(pause) => thread::sleep(pause),
-                    None => return Err(FetchError::Unreachable(failure)),
-                },
-                Err(error) => return Err(error),
-            }
-        }
+        patiently(sink, |sink| self.try_fetch(file, partial, sink))
     }
 
     fn try_fetch(&self, file: WalFile, partial: bool, sink: &mut dyn Write) -> Result<(), FetchError> {
         match self {
             Source::Local(layout) => fetch_local(layout, file, partial, sink),
             Source::Remote(remote) => remote.fetch(file, partial, sink),
+        }
+    }
+}
+
+/// Makes attempts, each with a new sink, until the backup host was reached, or could not be too often.
+pub(super) fn patiently<W: Write>(
+    mut sink: impl FnMut() -> io::Result<W>,
+    mut attempt: impl FnMut(&mut dyn Write) -> Result<(), FetchError>,
+) -> Result<W, FetchError> {
+    let mut pauses = RETRY_PAUSES.into_iter();
+    loop {
+        let mut target = sink().map_err(FetchError::Sink)?;
+        match attempt(&mut target) {
+            Ok(()) => return Ok(target),
+            Err(FetchError::Unreachable(failure)) => match pauses.next() {
+                Some(pause) => thread::sleep(pause),
+                None => return Err(FetchError::Unreachable(failure)),
+            },
+            Err(error) => return Err(error),
         }
     }
 }
@@ -115,7 +125,7 @@ fn fetch_local(
 }
 
 impl Remote {
-    fn fetch(&self, file: WalFile, partial: bool, sink: &mut dyn Write) -> Result<(), FetchError> {
+    pub(super) fn fetch(&self, file: WalFile, partial: bool, sink: &mut dyn Write) -> Result<(), FetchError> {
         let failed = |text: &dyn fmt::Display| {
             FetchError::Failed(CommandError::new(text.to_string()).code(exit::CLIENT))
         };
@@ -149,13 +159,13 @@ impl Remote {
     }
 }
 
-enum CopyError {
+pub(super) enum CopyError {
     Source(io::Error),
     Sink(io::Error),
 }
 
 /// Copies what arrives, decompressed when it is compressed.
-fn unpack(mut source: impl Read + Send, sink: &mut dyn Write) -> Result<(), CopyError> {
+pub(super) fn unpack(mut source: impl Read + Send, sink: &mut dyn Write) -> Result<(), CopyError> {
     let mut first = [0; MAGIC_BYTES];
     let mut count = 0;
     while count < MAGIC_BYTES {

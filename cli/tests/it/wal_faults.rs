@@ -1,0 +1,397 @@
+//! WAL on its way in and out, and everything that can go wrong meanwhile: kills, full disks, failing fsyncs.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use testkit::{Cluster, StopMode};
+
+use crate::archive_faults::{SmallDisk, failing_fsync};
+use crate::put_wal::{put, python, tar_stream};
+use crate::stored::{archive, content, deliver, home, layout, listed, names, segment};
+use crate::support::{Home, Run};
+use crate::wal_scene::{Far, Scene, all_names};
+
+/// A home with this many archived segments, the first of them number 1.
+fn archived(count: u64, compression: &str) -> Home {
+    let home = home().with("main", "compression", compression);
+    (1..=count).for_each(|number| drop(deliver(&home, segment(1, number))));
+    home.run(["archive-wal", "main"]).success();
+    home
+}
+
+fn restore_local(home: &Home, number: u64, to: &Path, options: &[&str]) -> Command {
+    let mut command = home.command();
+    command.args(["wal-restore", "--local"]).args(options).args(["main", &segment(1, number).to_string()]);
+    command.arg(to).current_dir(home.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// What lies under a segment's own name, or as what was asked for, is whole.
+#[track_caller]
+fn nothing_is_half(directory: &Path, asked_for: u64) {
+    for name in all_names(directory) {
+        let path = directory.join(&name);
+        if name == "RECOVERYXLOG" {
+            assert!(fs::read(&path).unwrap() == content(segment(1, asked_for)), "{name} is not whole");
+        } else if let Ok(segment) = name.parse::<pgwal::SegmentName>() {
+            // Whoever serves it may take it away just now.
+            let Ok(found) = fs::read(&path) else { continue };
+            assert!(found == content(segment), "{name} is not whole");
+        } else if name.starts_with(".barkeep-prefetch-") && path.is_dir() {
+            nothing_is_half(&path, asked_for);
+        }
+    }
+}
+
+/// Kills (SIGKILL) the processes of `wal-restore` that run in this directory; only prefetchers unless `all`. How many.
+fn kill_restorers(directory: &Path, all: bool) -> usize {
+    let mut killed = 0;
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        let has = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
+        let is_here = fs::read_link(entry.path().join("cwd")).is_ok_and(|path| path == directory);
+        if is_here
+            && has(&read("cmdline"), b"wal-restore")
+            && (all || has(&read("environ"), b"BARKEEP_PREFETCHER="))
+        {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            killed += usize::from(rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok());
+        }
+    }
+    killed
+}
+
+#[test]
+fn restores_that_are_killed_leave_whole_files_or_none() {
+    let home = archived(30, "zstd");
+    let out = home.join("out");
+    fs::create_dir_all(&out).unwrap();
+    let to = out.join("RECOVERYXLOG");
+    for round in 0..40_u64 {
+        let number = 1 + round % 30;
+        let _ = fs::remove_file(&to);
+        let mut child = restore_local(&home, number, &to, &["-p", "2"]).spawn().unwrap();
+        std::thread::sleep(Duration::from_micros(500 + round * 400));
+        if round % 3 == 0 {
+            kill_restorers(home.path(), true);
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        nothing_is_half(&out, number);
+    }
+    for number in 1..=30 {
+        assert!(restore_local(&home, number, &to, &["-p", "2"]).status().unwrap().success());
+        assert!(fs::read(&to).unwrap() == content(segment(1, number)));
+        if number % 7 == 0 {
+            kill_restorers(home.path(), true);
+        }
+    }
+    kill_restorers(home.path(), true);
+}
+
+/// Runs a command again and again, killed at its first call of a system call, at its second, and so on, until it gets
+/// through; `after` looks at what each has left.
+fn killed_at_every(calls: &[&str], mut command: impl FnMut() -> Command, mut after: impl FnMut(bool)) {
+    for call in calls {
+        for count in 1..200 {
+            let inner = command();
+            let mut traced = Command::new("strace");
+            traced.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
+            traced
+                .arg(format!("trace={call}"))
+                .arg("-e")
+                .arg(format!("inject={call}:signal=KILL:when={count}"));
+            traced.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
+            if let Some(directory) = inner.get_current_dir() {
+                traced.current_dir(directory);
+            }
+            for (key, value) in inner.get_envs() {
+                match value {
+                    Some(value) => traced.env(key, value),
+                    None => traced.env_remove(key),
+                };
+            }
+            let done = traced.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success();
+            after(done);
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+fn has_strace() -> bool {
+    let found = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status();
+    let found = found.is_ok_and(|status| status.success());
+    if !found {
+        testkit::notice_skipped("strace, and leave to use it");
+    }
+    found
+}
+
+/// The calls by which something becomes visible to others, or is taken away.
+const CALLS: [&str; 8] = ["write", "fsync", "linkat", "rename", "renameat2", "unlink", "ftruncate", "openat"];
+
+#[test]
+fn a_restore_that_is_killed_at_any_step_leaves_a_whole_file_or_none() {
+    if !has_strace() {
+        return;
+    }
+    let home = archived(2, "zstd");
+    let out = home.join("out");
+    fs::create_dir_all(&out).unwrap();
+    let to = out.join("RECOVERYXLOG");
+    killed_at_every(
+        &["write", "linkat", "rename", "openat"],
+        || {
+            let _ = fs::remove_file(&to);
+            restore_local(&home, 2, &to, &[])
+        },
+        |done| {
+            nothing_is_half(&out, 2);
+            assert!(!done || to.exists());
+        },
+    );
+    assert_eq!(all_names(&out), ["RECOVERYXLOG"]);
+}
+
+#[test]
+fn an_archive_command_that_is_killed_at_any_step_can_be_repeated() {
+    if !has_strace() {
+        return;
+    }
+    for compression in ["zstd", "none"] {
+        let home = archived(1, compression);
+        let path = home.join(segment(1, 2).to_string());
+        fs::write(&path, content(segment(1, 2))).unwrap();
+        let put_away = |home: &Home| {
+            let layout = layout(home);
+            let file = pgwal::WalFile::Segment(segment(1, 2));
+            let _ = fs::remove_file(layout.wal(&file));
+            crate::stored::relist(home);
+        };
+        killed_at_every(
+            &CALLS,
+            || {
+                put_away(&home);
+                let mut command = home.command();
+                command.args(["wal-archive", "--local", "main"]).arg(&path);
+                command
+            },
+            |done| {
+                let whole = |name: &String| {
+                    let file: pgwal::WalFile = name.parse().unwrap();
+                    let open = barkeep_catalog::wal::find(&layout(&home), file, false).unwrap().unwrap();
+                    let mut bytes = Vec::new();
+                    std::io::Read::read_to_end(&mut open.plain().unwrap(), &mut bytes).unwrap();
+                    assert!(bytes == content(name.parse().unwrap()), "{name} is half");
+                };
+                archive(&home).iter().for_each(whole);
+                if done {
+                    assert_eq!(archive(&home).len(), 2, "acknowledged, so it is there");
+                }
+                // PostgreSQL tries again.
+                home.run(["wal-archive", "--local", "main", path.to_str().unwrap()]).success();
+                home.run(["archive-wal", "main"]).success();
+                assert_eq!(archive(&home).len(), 2);
+                let mut list = listed(&home);
+                list.sort();
+                assert_eq!(list, archive(&home), "each is listed once");
+            },
+        );
+        assert_eq!(names(layout(&home).errors), [""; 0]);
+    }
+}
+
+#[test]
+fn a_full_disk_is_never_an_acknowledgement() {
+    testkit::require_barman!();
+    let home = home().with("main", "compression", "gzip");
+    let Some(disk) = SmallDisk::over(home.join("main"), "6m") else { return };
+    let (one, two) = (segment(1, 1), segment(1, 2));
+    let stream = tar_stream(&home, &python(), &[(&one.to_string(), content(one))]);
+    let path = home.join(two.to_string());
+    fs::write(&path, content(two)).unwrap();
+    let local = || home.run(["wal-archive", "--local", "main", path.to_str().unwrap()]);
+    // The directories are there.
+    home.run(["archive-wal", "main"]).success();
+    let filler = home.join("main/filler");
+    let mut filling = fs::File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut filling, &[1; 4096]).is_ok() {}
+    drop(filling);
+    put(&home, &stream).fails_with_one_line(1, &["No space left on device"]);
+    local().fails_with_one_line(1, &["not archived", "No space left on device"]);
+    assert_eq!(names(layout(&home).incoming), [""; 0], "nor is anything left there");
+    assert_eq!(archive(&home), [""; 0]);
+    disk.remount("size=60m");
+    put(&home, &stream).success();
+    local().success();
+    home.run(["archive-wal", "main"]).success();
+    assert_eq!(archive(&home), [one.to_string(), two.to_string()]);
+}
+
+#[test]
+fn a_failing_fsync_is_never_an_acknowledgement() {
+    testkit::require_barman!();
+    for what in ["all", "directories"] {
+        let home = home();
+        home.run(["archive-wal", "main"]).success();
+        let library = failing_fsync(home.path());
+        let flag = home.join("fsync-fails");
+        let (one, two) = (segment(1, 1), segment(1, 2));
+        let stream = home.join("stream");
+        fs::write(&stream, tar_stream(&home, &python(), &[(&one.to_string(), content(one))])).unwrap();
+        let path = home.join(two.to_string());
+        fs::write(&path, content(two)).unwrap();
+        let failing = |arguments: &[&str]| {
+            let mut command = home.command();
+            command.args(arguments).env("LD_PRELOAD", &library).env("FSYNC_FAILS", &flag);
+            Run::of(command.stdin(fs::File::open(&stream).unwrap()))
+        };
+        let attempts = || {
+            [
+                failing(&["put-wal", "main"]),
+                failing(&["wal-archive", "--local", "main", path.to_str().unwrap()]),
+            ]
+        };
+        fs::write(&flag, what).unwrap();
+        for run in attempts() {
+            let run = run.exits_with(1);
+            assert!(
+                run.stderr.contains("Input/output error") && run.stderr.contains("fsync"),
+                "{what}: {run:?}"
+            );
+        }
+        fs::remove_file(&flag).unwrap();
+        for run in attempts() {
+            run.success();
+        }
+        home.run(["archive-wal", "main"]).success();
+        assert_eq!(archive(&home), [one.to_string(), two.to_string()], "{what}");
+        assert_eq!(listed(&home).len(), 2);
+    }
+}
+
+#[test]
+fn a_full_disk_under_the_prefetcher_costs_only_time() {
+    let home = archived(12, "zstd");
+    let out = home.join("out");
+    let Some(_disk) = SmallDisk::over(out.clone(), "3m") else { return };
+    let to = out.join("RECOVERYXLOG");
+    for number in 1..=12 {
+        let _ = fs::remove_file(&to);
+        let mut command = restore_local(&home, number, &to, &["-p", "4", "--prefetch", "64"]);
+        let run = Run::of(command.stderr(Stdio::piped()));
+        if run.code != Some(0) {
+            // What is kept ready fills the disk: told, nothing half is there, and it works when there is room.
+            assert!(run.stderr.contains("No space left on device"), "{run:?}");
+            assert!(!to.exists());
+            kill_restorers(home.path(), true);
+            for name in all_names(&out) {
+                let _ = fs::remove_dir_all(out.join(name));
+            }
+            restore_local(&home, number, &to, &[]).status().unwrap();
+        }
+        assert!(fs::read(&to).unwrap() == content(segment(1, number)));
+    }
+    kill_restorers(home.path(), true);
+}
+
+/// A recovery whose helpers are killed again and again.
+fn check_killed_recovery(far: Far, all: bool) {
+    let scene = Scene::new(15);
+    scene.cluster.execute("create table kept (n int)");
+    let backup = scene.base_backup("restored", &scene.restore_command(far));
+    scene.cluster.execute("insert into kept values (1)");
+    scene.write_segments(40);
+    scene.cluster.execute("insert into kept values (2)");
+    scene.write_segments(2);
+    scene.archive_everything();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    let killed = std::sync::atomic::AtomicUsize::new(0);
+    let most = if all { 4 } else { 30 };
+    std::thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            use std::sync::atomic::Ordering::Relaxed;
+            while !ended.load(Relaxed) && killed.load(Relaxed) < most {
+                killed.fetch_add(kill_restorers(&backup, all), Relaxed);
+                std::thread::sleep(Duration::from_millis(if all { 150 } else { 30 }));
+            }
+        });
+        // PostgreSQL itself ends when its restore_command is killed; it goes on when it is started again.
+        let mut cluster = None;
+        for _ in 0..20 {
+            let Ok(started) = Cluster::try_adopt(15, &backup) else { continue };
+            let rows = || started.try_query_text("select pg_is_in_recovery()");
+            let alive = |pid: u32| Path::new(&format!("/proc/{pid}")).exists() && rows().is_ok();
+            let recovered = loop {
+                match rows() {
+                    Ok(rows) if rows == ["f"] => break true,
+                    Ok(_) => {}
+                    Err(_) if !started.pid().is_some_and(alive) => break false,
+                    Err(_) => {}
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            };
+            if recovered {
+                cluster = Some(started);
+                break;
+            }
+        }
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        killer.join().unwrap();
+        let mut cluster = cluster.expect("recovery goes on");
+        assert_eq!(cluster.value("select string_agg(n::text, ' ' order by n) from kept"), "1 2");
+        cluster.stop(StopMode::Fast);
+    });
+    assert!(killed.into_inner() > 0, "nobody was killed");
+}
+
+#[test]
+fn a_recovery_goes_on_while_its_prefetchers_are_killed() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    check_killed_recovery(Far::Barkeep, false);
+}
+
+#[test]
+fn a_recovery_goes_on_after_its_restore_commands_were_killed() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    check_killed_recovery(Far::Barkeep, true);
+}
+
+/// From `archive_command` to the end of a recovery, with segments of 64 MiB. (1 MiB is what all other tests have.)
+#[test]
+fn large_segments_go_all_the_way() {
+    testkit::require_pg!(16);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    let scene = Scene::with_segments(16, 64, "compression = zstd\n");
+    scene.cluster.execute("create table kept (n int)");
+    let backup = scene.base_backup("restored", &scene.restore_command(Far::Barkeep));
+    scene.cluster.execute("insert into kept values (1)");
+    let mut files = scene.write_segments(3);
+    scene.cluster.execute("insert into kept values (2)");
+    files.extend(scene.write_segments(1));
+    let first = all_names(&scene.wal("archive_status"));
+    for file in first.iter().filter_map(|name| name.strip_suffix(".ready")) {
+        scene.archive(Far::Barkeep, &[], file).success();
+    }
+    scene.on_backup_host(&["archive-wal", "main"]).success();
+    for file in &files {
+        scene.assert_kept(file);
+    }
+    scene.on_backup_host(&["wal", "verify", "--server", "main"]).success();
+    let mut restored = Cluster::adopt(16, &backup);
+    restored.wait_until_writable();
+    assert_eq!(restored.value("select string_agg(n::text, ' ' order by n) from kept"), "1 2");
+    restored.stop(StopMode::Fast);
+}
