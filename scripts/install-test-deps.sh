@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# install-test-deps.sh - fetch what the tests run against: PostgreSQL 13-18, Barman, an SSH server.
+# install-test-deps.sh - fetch what the tests run against: PostgreSQL 13-18, Barman, an SSH server, a browser.
 #
 # usage: scripts/install-test-deps.sh [--quiet]
 #
@@ -7,6 +7,7 @@
 #   REQUIRE_PG          majors that must be there, as "13,14,15"; anything else that cannot be had is a
 #                       notice, and the tests that need it say SKIPPED
 #   REQUIRE_BARMAN      non-empty: Barman must be there too
+#   REQUIRE_CHROMIUM    non-empty: Chromium (Debian's package) must be there too
 #
 # Safe to run again: what is there already is kept. Works as root or as an ordinary user (with sudo where a Debian
 # package is missing). Nothing is started, and no database cluster of the machine is created or touched.
@@ -218,6 +219,9 @@ report() {
     if [ ! -x "$deps/barman/bin/barman" ] || ! command -v rsync >/dev/null; then
         if [ -n "$require_barman" ]; then missing="$missing Barman"; else notice "tests with Barman will be skipped"; fi
     fi
+    if ! command -v chromium >/dev/null 2>&1; then
+        if [ -n "${REQUIRE_CHROMIUM:-}" ]; then missing="$missing Chromium"; else notice "the test in a browser will be skipped"; fi
+    fi
     [ -z "$missing" ] || die "required, but could not be installed:$missing"
     say "test dependencies are in '$deps'"
 }
@@ -238,6 +242,8 @@ main() {
     if [ ! -x "$deps/pg/16/bin/pg_waldump" ] && [ -d "$deps/pg/16/bin" ] && [ -x "$deps/barman/bin/pip" ]; then
         install_waldump16 || notice "tests with pg_waldump 16 will be skipped"
     fi
+    # One test looks at a page.
+    command -v chromium >/dev/null 2>&1 || apt_install chromium
     report
 }
 main

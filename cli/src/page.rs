@@ -150,10 +150,14 @@ fn faults(page: &mut String, gathered: &Gathered) {
 
 fn legend(page: &mut String) {
     page.push_str(
-        "<p class=\"legend\"><span class=\"k interval\"></span>can be restored \
-         <span class=\"k gap\"></span>interrupted \
-         <span class=\"k backup\"></span>backup <span class=\"k obsolete\"></span>obsolete backup \
-         <span class=\"k point\"></span>restore point <span class=\"k rate\"></span>WAL written</p>\n",
+        "<p class=\"legend\">\
+         <span><i class=\"interval\"></i>can be restored</span> \
+         <span><i class=\"gap\"></i>interrupted</span> \
+         <span><i class=\"backup\"></i>backup</span> \
+         <span><i class=\"obsolete\"></i>obsolete backup</span> \
+         <span><i class=\"point\"></i>restore point</span> \
+         <span><i class=\"rate\"></i>WAL written</span> \
+         </p>\n",
     );
 }
 

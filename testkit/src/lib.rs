@@ -37,7 +37,7 @@ pub use barman::{Barman, BarmanReceiver};
 pub use cluster::{Cluster, ClusterBuilder, StartFailure, StopMode};
 pub use dir::TestDir;
 pub use programs::{client_tool, reachable_binary};
-pub use require::{notice_skipped, want_barman, want_pg, want_sshd};
+pub use require::{notice_skipped, want_barman, want_chromium, want_pg, want_sshd};
 pub use sshd::Sshd;
 pub use tls::TlsFiles;
 pub use user::unprivileged_user;

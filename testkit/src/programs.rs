@@ -66,6 +66,15 @@ pub fn sshd() -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
+/// Chromium, which can look at pages without a screen.
+#[must_use]
+pub fn chromium() -> Option<PathBuf> {
+    ["/usr/bin/chromium", "/usr/bin/chromium-browser"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|path| path.exists())
+}
+
 /// A path by which the servers' unprivileged user can run `binary`: the binary itself, or, if it lies below a
 /// directory closed to others (a home directory, say), a copy in a temporary place that lasts as long as the process.
 #[must_use]

@@ -33,6 +33,16 @@ macro_rules! require_sshd {
     };
 }
 
+/// Leaves the test early, with a visible notice, when Chromium is missing. Panics if `REQUIRE_CHROMIUM` is set.
+#[macro_export]
+macro_rules! require_chromium {
+    () => {
+        if !$crate::want_chromium() {
+            return;
+        }
+    };
+}
+
 /// Whether a test of PostgreSQL `major` can run. Says so on standard error if not; panics if `REQUIRE_PG` lists it.
 #[must_use]
 pub fn want_pg(major: u32) -> bool {
@@ -56,6 +66,12 @@ pub fn want_barman() -> bool {
 #[must_use]
 pub fn want_sshd() -> bool {
     want(programs::sshd().is_some(), "an OpenSSH server", "REQUIRE_SSHD")
+}
+
+/// Whether a test in a browser can run. Says so on standard error if not; panics if `REQUIRE_CHROMIUM` is set.
+#[must_use]
+pub fn want_chromium() -> bool {
+    want(programs::chromium().is_some(), "Chromium", "REQUIRE_CHROMIUM")
 }
 
 /// Says on standard error that the running test is skipped, because `missing` is missing.

@@ -7,6 +7,7 @@
 //! All of it goes by the locks that cron goes by: daemon, cron and Barman's cron may run side by side.
 
 mod backups;
+mod listen;
 mod receivers;
 mod schedule;
 mod service;
@@ -23,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use schedule::Schedule;
 
+use crate::args::DaemonArgs;
 use crate::command::config_update;
 use crate::command::cron::{self, Launcher, Sources};
 use crate::config::Config;
@@ -30,6 +32,7 @@ use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
 use crate::output::Output;
 use backups::Backups;
+use listen::Listener;
 use receivers::Receivers;
 use service::ServiceManager;
 use workers::Workers;
@@ -62,6 +65,7 @@ struct Daemon {
     backups: Backups,
     workers: Workers,
     checks: BTreeMap<String, Child>,
+    listener: Option<Listener>,
     last_maintenance: Option<Instant>,
     last_archiving: Instant,
     /// What was last wrong with the configuration files.
@@ -72,11 +76,14 @@ struct Daemon {
 ///
 /// # Errors
 /// When there is one already, or the system does not let signals be waited for.
-pub(crate) fn run(context: &mut Context) -> Result<(), CommandError> {
+pub(crate) fn run(context: &mut Context, args: &DaemonArgs) -> Result<(), CommandError> {
     let lock_path = context.config().global.lock_directory.join(".barkeep-daemon.lock");
     let _lock = ServerLock::acquire_path_within(&lock_path, Duration::ZERO)
         .map_err(|error| CommandError::because("The daemon cannot be started", &error))?;
     let mut daemon = Daemon::new(context)?;
+    if let Some(address) = args.listen {
+        daemon.listener = Some(Listener::start(address, args.listen_publicly, context, &daemon.output)?);
+    }
     daemon.output.info(format!("The daemon takes care of {} servers", daemon.servers.len()));
     let (mut reload, mut terminate, mut interrupt) = {
         let _entered = context.runtime()?.enter();
@@ -99,6 +106,9 @@ pub(crate) fn run(context: &mut Context) -> Result<(), CommandError> {
                     daemon.read_changes(context);
                 }
                 daemon.look(context);
+                if let Some(listener) = &daemon.listener {
+                    listener.turned();
+                }
                 manager.alive(&daemon.status());
             }
             Event::Reload => {
@@ -125,6 +135,7 @@ impl Daemon {
             backups: Backups::default(),
             workers: Workers::default(),
             checks: BTreeMap::new(),
+            listener: None,
             last_maintenance: None,
             last_archiving: Instant::now(),
             config_error: None,
@@ -138,6 +149,9 @@ impl Daemon {
         let servers = context.servers(&["all".to_owned()], Policy::Query)?;
         self.receivers.stop_changed(before, &servers);
         self.backups.plan(&servers, &jiff::Zoned::now());
+        if let Some(listener) = &self.listener {
+            listener.watch(context)?;
+        }
         self.servers = servers;
         Ok(())
     }
@@ -162,10 +176,13 @@ impl Daemon {
         }
     }
 
-    /// Checks the servers that somebody watches, each unless its last check still runs.
+    /// Checks the servers that somebody watches (all of them, where metrics are served), each unless its last check still runs.
     fn check(&mut self) {
         self.checks.retain(|_, child| !child.try_wait().is_ok_and(|status| status.is_some()));
-        for server in self.servers.iter().filter(|server| cron::is_watched(server)) {
+        let all = self.listener.is_some();
+        let is_watched =
+            |server: &&ServerContext| cron::is_watched(server) || (all && server.config.active());
+        for server in self.servers.iter().filter(is_watched) {
             if self.checks.contains_key(server.name()) {
                 continue;
             }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use destination::Destination;
-pub(crate) use watch::note_check;
+pub(crate) use watch::{CheckState, check_state, note_check};
 
 use crate::context::ServerContext;
 use crate::output::redact;

@@ -18,24 +18,39 @@ const STATE_BYTES_MAX: u64 = 64 * 1024;
 
 /// What the last check said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct State {
+pub(crate) struct CheckState {
     /// The names of the lines that failed.
-    failed: Vec<String>,
+    pub(crate) failed: Vec<String>,
+    /// The names of those that passed.
+    #[serde(default)]
+    pub(crate) passed: Vec<String>,
+}
+
+/// What the last check of a server said; `None` when there was none, or it is not known.
+pub(crate) fn check_state(server: &ServerContext) -> Option<CheckState> {
+    read(server)
 }
 
 /// Takes note of what a check of a server has found, and notifies when that is news: it was good and is bad, or the other
 /// way round. A first check that is good is no news.
 pub(crate) fn note_check(server: &ServerContext, lines: &[Line]) {
-    if server.config.notify().is_none() {
+    let is_watched = server.config.notify().is_some();
+    // Nobody asked for it where there is no home yet.
+    if !is_watched && !server.layout().private().is_dir() {
         return;
     }
     let failed: Vec<&Line> = lines.iter().filter(|line| !line.ok).collect();
-    let now = State { failed: failed.iter().map(|line| line.name.clone()).collect() };
+    let names = |ok: bool| lines.iter().filter(|line| line.ok == ok).map(|line| line.name.clone()).collect();
+    let now = CheckState { failed: names(false), passed: names(true) };
     let before = read(server);
     if before.as_ref() == Some(&now) {
         return;
     }
     if let Err(error) = write(server, &now) {
+        if !is_watched {
+            tracing::debug!(error, "the state of the check can't be kept");
+            return;
+        }
         // Without a memory every check would be news.
         server
             .output
@@ -44,7 +59,7 @@ pub(crate) fn note_check(server: &ServerContext, lines: &[Line]) {
     }
     let was_good = before.is_none_or(|before| before.failed.is_empty());
     let is_good = now.failed.is_empty();
-    if was_good != is_good {
+    if is_watched && was_good != is_good {
         super::tell(server, &notification(server.name(), &failed));
     }
 }
@@ -83,7 +98,7 @@ fn path(server: &ServerContext) -> PathBuf {
 }
 
 /// A state that can't be read is none.
-fn read(server: &ServerContext) -> Option<State> {
+fn read(server: &ServerContext) -> Option<CheckState> {
     let path = path(server);
     let size = path.metadata().ok()?.len();
     if size > STATE_BYTES_MAX {
@@ -92,7 +107,7 @@ fn read(server: &ServerContext) -> Option<State> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-fn write(server: &ServerContext, state: &State) -> Result<(), String> {
+fn write(server: &ServerContext, state: &CheckState) -> Result<(), String> {
     let path = path(server);
     let text = serde_json::to_vec(state).map_err(|error| error.to_string())?;
     if let Some(directory) = path.parent() {

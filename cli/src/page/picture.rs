@@ -72,7 +72,7 @@ pub(super) fn draw(page: &mut String, gathered: &Gathered, width: f64, class: &s
             );
         }
         for (place, interval) in timeline.intervals.iter().enumerate() {
-            bar(page, &axis, *y, interval, timeline.intervals.get(place + 1));
+            bar(page, gathered, &axis, *y, interval, timeline.intervals.get(place + 1));
         }
         points(page, &axis, *y, &timeline.intervals);
         backups(page, gathered, &axis, *y, timeline.timeline);
@@ -149,9 +149,19 @@ fn rate(page: &mut String, gathered: &Gathered, axis: &Axis) {
     );
 }
 
-fn bar(page: &mut String, axis: &Axis, y: f64, interval: &Interval, next: Option<&Interval>) {
+fn bar(
+    page: &mut String,
+    gathered: &Gathered,
+    axis: &Axis,
+    y: f64,
+    interval: &Interval,
+    next: Option<&Interval>,
+) {
     let Some(from) = interval.from_time.or(interval.last_commit) else { return };
-    let to = interval.last_commit.unwrap_or(from).max(from);
+    // A backup that ended after the last commit can be restored too.
+    let newest = gathered.backups.iter().find(|backup| interval.backups.last() == Some(&backup.start.id));
+    let ended = newest.filter(|backup| interval.from <= backup.start.end);
+    let to = interval.last_commit.max(ended.and_then(|backup| backup.start.end_time)).unwrap_or(from).max(from);
     let x = axis.x(unix(from));
     let width = (axis.x(unix(to)) - x).max(BAR_MIN);
     let top = y + 18.0;

@@ -38,6 +38,7 @@ mod inspection;
 mod notify;
 mod old_homes;
 mod packed_backups;
+mod page;
 mod pitr;
 mod preflight;
 mod processes;

@@ -317,3 +317,165 @@ fn preflight_and_the_server_agree_on_18() {
     testkit::require_pg!(18);
     every_way(18);
 }
+
+/// A generator of numbers, the same for the same seed (xorshift).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % sides.max(1) as u64) as usize
+    }
+
+    fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.roll(all.len())]
+    }
+}
+
+/// What can be aimed at.
+#[derive(Default)]
+struct Aims {
+    xids: Vec<String>,
+    times: Vec<String>,
+    lsns: Vec<String>,
+    names: Vec<String>,
+}
+
+/// Lets something happen on the server.
+fn happen(scene: &mut Scene, dice: &mut Dice, aims: &mut Aims, open: &mut Vec<String>, id: u32) {
+    let cluster = &scene.cluster;
+    match dice.roll(12) {
+        0..=3 => aims.xids.push(row(cluster, id)),
+        4 => {
+            let mut client = cluster.client();
+            let mut transaction = client.transaction().unwrap();
+            transaction.batch_execute(&format!("insert into log values ({id})")).unwrap();
+            let xid = transaction.query_one("select txid_current()::text", &[]).unwrap().get(0);
+            transaction.rollback().unwrap();
+            aims.xids.push(xid);
+        }
+        5 if open.len() < 3 => {
+            let mut client = cluster.client();
+            client.batch_execute(&format!("begin; insert into log values ({id})")).unwrap();
+            aims.xids.push(client.query_one("select txid_current()::text", &[]).unwrap().get(0));
+            client.batch_execute(&format!("prepare transaction 'p{id}'")).unwrap();
+            open.push(format!("p{id}"));
+        }
+        5 | 6 => {
+            if let Some(name) = open.pop() {
+                let end = if dice.roll(3) == 0 { "rollback" } else { "commit" };
+                cluster.execute(&format!("{end} prepared '{name}'"));
+            }
+        }
+        7 => {
+            let name = format!("point {}", dice.roll(6));
+            cluster.execute(&format!("select pg_create_restore_point('{name}')"));
+            aims.names.push(name);
+        }
+        8 => {
+            let mut client = cluster.client();
+            let mut transaction = client.transaction().unwrap();
+            transaction
+                .batch_execute(&format!("savepoint s; insert into log values ({id}); release s"))
+                .unwrap();
+            aims.xids.push(
+                transaction
+                    .query_one("select xmin::text from log order by id desc limit 1", &[])
+                    .unwrap()
+                    .get(0),
+            );
+            transaction.commit().unwrap();
+        }
+        9 => scene.archive(),
+        _ => cluster.execute("insert into bulk select generate_series(1, 3000)"),
+    }
+    aims.times.push(scene.cluster.value("select clock_timestamp()::text"));
+    aims.lsns.push(scene.cluster.value("select pg_current_wal_insert_lsn()"));
+}
+
+/// A target, as options.
+fn aim(dice: &mut Dice, aims: &Aims, last_timeline: u32) -> Vec<String> {
+    let mut options: Vec<String> = match dice.roll(12) {
+        0..=2 => vec!["--target-xid".into(), dice.of(&aims.xids).clone()],
+        3..=5 => vec!["--target-time".into(), dice.of(&aims.times).clone()],
+        6..=8 => vec!["--target-lsn".into(), dice.of(&aims.lsns).clone()],
+        9 if !aims.names.is_empty() => vec!["--target-name".into(), dice.of(&aims.names).clone()],
+        9 => vec!["--target-name".into(), "nowhere".into()],
+        10 => vec!["--target-immediate".into()],
+        _ => Vec::new(),
+    };
+    let has_sides = options.len() == 2 && options[0] != "--target-name";
+    if has_sides && dice.roll(3) == 0 {
+        options.push("--exclusive".into());
+    }
+    match dice.roll(5) {
+        0 => options.extend(["--target-tli".into(), "current".into()]),
+        1 => options.extend(["--target-tli".into(), (1 + dice.roll(last_timeline as usize)).to_string()]),
+        _ => {}
+    }
+    options
+}
+
+/// Random targets in a random history: `BARKEEP_RANDOM_TARGETS` says how many.
+fn random_targets(major: u32, seed: u64) {
+    let count =
+        std::env::var("BARKEEP_RANDOM_TARGETS").ok().and_then(|count| count.parse().ok()).unwrap_or(5);
+    let mut dice = Dice(seed | 1);
+    let mut scene = Scene::new(Cluster::builder(major).segment_size_mib(1));
+    let (mut aims, mut open) = (Aims::default(), Vec::new());
+    let mut last_timeline = 1;
+    for id in 0..60 {
+        happen(&mut scene, &mut dice, &mut aims, &mut open, 1000 + id);
+        if id % 25 == 24 {
+            settle(&scene);
+            scene.promote_original();
+            last_timeline += 1;
+            testkit::wait_for("the receiver to follow", 60, || {
+                (scene.cluster.value("select count(*) from pg_stat_replication") == "1").then_some(())
+            });
+        }
+    }
+    settle(&scene);
+    let mut told = [0, 0];
+    for turn in 0..count {
+        if turn == count * 3 / 4 && dice.roll(2) == 0 {
+            lose_a_segment(&scene, &mut dice);
+        }
+        let options = aim(&mut dice, &aims, last_timeline);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let said = compare(&scene, &options);
+        told[usize::from(said["reachable"] == true)] += 1;
+    }
+    println!("PostgreSQL {major}, seed {seed}: {} reachable, {} not, as the server found", told[1], told[0]);
+}
+
+/// Removes an archived segment behind the backup.
+fn lose_a_segment(scene: &Scene, dice: &mut Dice) {
+    let windows = scene.home.run(["windows", "main", "-f", "json"]).success().json();
+    let timelines = windows["main"]["timelines"].as_array().unwrap();
+    let last = timelines.last().unwrap()["intervals"][0]["first_segment"].as_str().unwrap();
+    let directory = scene.home.join("main/wals").join(&last[..16]);
+    let mut names: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    fs::remove_file(dice.of(&names)).unwrap();
+}
+
+#[test]
+fn random_targets_are_foreseen_on_13() {
+    testkit::require_pg!(13);
+    random_targets(13, 0x9E37_79B9_7F4A_7C15);
+}
+
+#[test]
+fn random_targets_are_foreseen_on_15() {
+    testkit::require_pg!(15);
+    random_targets(15, 0xD1B5_4A32_D192_ED03);
+}
+
+#[test]
+fn random_targets_are_foreseen_on_18() {
+    testkit::require_pg!(18);
+    random_targets(18, 0x94D0_49BB_1331_11EB);
+}

@@ -7,7 +7,7 @@ use barkeep_catalog::windows::{Windows, windows};
 use barkeep_catalog::{BackupId, Backups};
 use barkeep_retention::Verdict;
 use jiff::Timestamp;
-use pgwal::{PgTimestamp, SegmentSize, TimelineId};
+use pgwal::{Lsn, PgTimestamp, SegmentSize, TimelineId};
 
 use crate::command::check_wal::segment_size;
 use crate::context::ServerContext;
@@ -15,7 +15,7 @@ use crate::error::CommandError;
 use crate::verdicts::Verdicts;
 
 /// All that is told of a server.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Gathered {
     pub(crate) server: String,
     pub(crate) now: Timestamp,
@@ -25,6 +25,8 @@ pub(crate) struct Gathered {
     pub(crate) backups: Vec<Shown>,
     /// Since when the retention policy keeps all, if it has a window.
     pub(crate) window_begin: Option<Timestamp>,
+    /// Where what is at hand of the newest timeline ends.
+    pub(crate) received_to: Option<Lsn>,
     /// How many archived segments have no index.
     pub(crate) unindexed: usize,
     pub(crate) index_fault: Option<String>,
@@ -95,6 +97,7 @@ impl Gathered {
             newest,
             backups: shown.collect(),
             window_begin,
+            received_to: loaded.map.runs().last().map(|run| run.end),
             windows,
             unindexed: loaded.unindexed,
             index_fault: loaded.index_fault,
