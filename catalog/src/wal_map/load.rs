@@ -10,6 +10,7 @@ use pgwal::{History, SegmentName, SegmentSize, TimelineId, WalFile};
 
 use super::{Known, WalMap};
 use crate::archive::index_archive;
+use crate::index_store::Indexes;
 use crate::inspect::{SegmentIndex, Soundness};
 use crate::store::CatalogError;
 use crate::wal::OpenWal;
@@ -47,37 +48,21 @@ pub struct Loaded {
 pub fn load(layout: &Layout, size: SegmentSize, options: LoadOptions) -> Result<Loaded, CatalogError> {
     let archived = xlogdb::archived_segments(layout)?;
     let store = IndexStore::of(layout);
-    let unreadable = |error: crate::index_store::IndexStoreError| CatalogError::Index(Box::new(error));
-    let mut indexes = store.load().map_err(unreadable)?;
-    let mut decoded = indexes.decode();
-    let mut missing = without_index(&archived, &indexes, &decoded);
+    let read = || -> Result<Vec<Known>, CatalogError> {
+        let indexes = store.load().map_err(|error| CatalogError::Index(Box::new(error)))?;
+        Ok(all_known(&archived, &indexes))
+    };
+    let mut known = read()?;
+    let mut missing = without_index(&known);
     let mut index_fault = None;
     if !missing.is_empty() && missing.len() <= options.index_at_most {
         match index_archive(layout, &missing, None, |_| {}) {
             Ok(()) => {
-                indexes = store.load().map_err(unreadable)?;
-                decoded = indexes.decode();
-                missing = without_index(&archived, &indexes, &decoded);
+                known = read()?;
+                missing = without_index(&known);
             }
             Err(error) => index_fault = Some(error.to_string()),
         }
-    }
-    let mut known = Vec::with_capacity(archived.len());
-    // Both are in the order of names.
-    let mut entries = indexes.iter().zip(decoded).peekable();
-    for name in &archived {
-        while entries.next_if(|(entry, _)| entry.facts.segment < *name).is_some() {}
-        let found = entries.next_if(|(entry, _)| entry.facts.segment == *name);
-        known.push(match found {
-            Some((entry, index)) => Known {
-                name: *name,
-                index,
-                soundness: entry.facts.soundness,
-                note: entry.facts.note.clone(),
-                partial: false,
-            },
-            None => unread(*name),
-        });
     }
     known.extend(waiting(layout, size, &archived, options.partial)?);
     let map = WalMap::new(size, known, histories(layout)?);
@@ -109,19 +94,26 @@ fn histories(layout: &Layout) -> Result<Vec<History>, CatalogError> {
     Ok(histories)
 }
 
-fn without_index(
-    archived: &[SegmentName],
-    indexes: &crate::index_store::Indexes,
-    decoded: &[Option<SegmentIndex>],
-) -> Vec<SegmentName> {
-    let read: HashSet<SegmentName> = indexes
-        .iter()
-        .zip(decoded)
-        // Of what is no WAL there is no index to make.
-        .filter(|(entry, index)| index.is_some() || !entry.facts.soundness.replays())
-        .map(|(entry, _)| entry.facts.segment)
-        .collect();
-    archived.iter().copied().filter(|name| !read.contains(name)).collect()
+/// What is known of archived segments; both are in the order of names.
+fn all_known(archived: &[SegmentName], indexes: &Indexes) -> Vec<Known> {
+    let mut entries = indexes.iter().zip(indexes.decode()).peekable();
+    let known = archived.iter().map(|name| {
+        while entries.next_if(|(entry, _)| entry.facts.segment < *name).is_some() {}
+        let Some((entry, index)) = entries.next_if(|(entry, _)| entry.facts.segment == *name) else {
+            return unread(*name);
+        };
+        let (soundness, note) = (entry.facts.soundness, entry.facts.note.clone());
+        Known { name: *name, index, soundness, note, partial: false }
+    });
+    known.collect()
+}
+
+/// Segments of which an index could be made. Of what is no WAL there is none.
+fn without_index(known: &[Known]) -> Vec<SegmentName> {
+    let can_have = |known: &&Known| {
+        known.index.is_none() && known.soundness.replays() && known.soundness != Soundness::Unknown
+    };
+    known.iter().filter(can_have).map(|known| known.name).collect()
 }
 
 const fn unread(name: SegmentName) -> Known {
@@ -149,7 +141,7 @@ fn waiting(
         }
     }
     if partial {
-        let of_archive = xlogdb_partials(layout, archived)?;
+        let of_archive = archived_partials(layout, archived)?;
         found.extend(of_archive.into_iter().map(|name| (name, true)));
     }
     found.sort_unstable();
@@ -168,7 +160,7 @@ fn waiting(
 }
 
 /// Partial segments in the archive: the ends of timelines.
-fn xlogdb_partials(layout: &Layout, archived: &[SegmentName]) -> Result<Vec<SegmentName>, CatalogError> {
+fn archived_partials(layout: &Layout, archived: &[SegmentName]) -> Result<Vec<SegmentName>, CatalogError> {
     let timelines: HashSet<TimelineId> = archived.iter().map(|name| name.timeline()).collect();
     let mut partials = Vec::new();
     for timeline in timelines {
