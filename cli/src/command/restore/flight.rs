@@ -11,7 +11,7 @@ use super::{choose, tell};
 use crate::args::RestoreArgs;
 use crate::command::stored_backup;
 use crate::context::ServerContext;
-use crate::error::CommandError;
+use crate::error::{CommandError, chain};
 
 /// How many segments without an index are read first: half a minute's work.
 const INDEX_AT_MOST: usize = 1024;
@@ -94,9 +94,16 @@ impl Airfield<'_> {
             flight.warnings.push(self.not_looked());
             return Ok(flight);
         }
-        match self.preflight().locate(&candidate.start, &candidate.history, self.target)? {
-            Verdict::Reachable(stop) => Ok(self.cleared(candidate, self.target.clone(), &stop)),
-            Verdict::Unreachable(no) => self.unreachable(&candidate, &no, backups),
+        match self.preflight().locate(&candidate.start, &candidate.history, self.target) {
+            Ok(Verdict::Reachable(stop)) => Ok(self.cleared(candidate, self.target.clone(), &stop)),
+            Ok(Verdict::Unreachable(no)) => self.unreachable(&candidate, &no, backups),
+            Err(error) if self.args.force => {
+                let mut flight = self.flight(info, self.target.clone(), Foreseen::Tried);
+                flight.warnings.push(format!("The target can't be looked for: {}", chain(&error)));
+                Ok(flight)
+            }
+            Err(error) => Err(CommandError::from(error)
+                .hint("the target can't be looked for; --force restores all the same")),
         }
     }
 

@@ -55,10 +55,7 @@ fn waiting(directory: &Path, size: SegmentSize, partials: bool) -> Result<Vec<Av
 
 /// The history files, read: those of the archive, and one that is on its way there.
 pub(in crate::command) fn histories(layout: &Layout) -> Result<Vec<History>, CommandError> {
-    let mut timelines = BTreeSet::new();
-    for (file, _) in xlogdb::archived_files(layout)? {
-        timelines.extend(history_timeline(file));
-    }
+    let mut timelines: BTreeSet<TimelineId> = wal::archived_histories(layout)?.into_iter().collect();
     for directory in [&layout.streaming, &layout.incoming] {
         let waiting = waiting(directory, SegmentSize::MIN, false)?;
         timelines.extend(waiting.into_iter().filter_map(|wal| history_timeline(wal.file)));
