@@ -161,7 +161,8 @@ fn bar(
     // A backup that ended after the last commit can be restored too.
     let newest = gathered.backups.iter().find(|backup| interval.backups.last() == Some(&backup.start.id));
     let ended = newest.filter(|backup| interval.from <= backup.start.end);
-    let to = interval.last_commit.max(ended.and_then(|backup| backup.start.end_time)).unwrap_or(from).max(from);
+    let to =
+        interval.last_commit.max(ended.and_then(|backup| backup.start.end_time)).unwrap_or(from).max(from);
     let x = axis.x(unix(from));
     let width = (axis.x(unix(to)) - x).max(BAR_MIN);
     let top = y + 18.0;
