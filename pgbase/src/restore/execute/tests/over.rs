@@ -136,7 +136,7 @@ fn a_pg_wal_behind_a_link_stays_there() {
     let delta = stage.restore_over(None);
     assert_eq!(delta.shelved_wal, None);
     assert_eq!(fs::read_link(stage.path("new/pg_wal")).unwrap(), stage.path("wal-disk"));
-    assert_eq!(fs::read(stage.path("wal-disk/000000010000000000000003")).unwrap(), [2; SEGMENT]);
+    assert_eq!(fs::read(stage.path("wal-disk/000000010000000000000003")).unwrap(), super::segment(3));
 }
 
 #[test]
