@@ -317,3 +317,38 @@ fn place(id: &str) -> Place {
     let at = Lsn::from_u64(u64::from(id.as_bytes()[1]) << 24);
     Place { timeline: TimelineId::FIRST, begin: at, end: at }
 }
+
+/// The judgement on each of these, by a policy.
+fn judged(policy: &str, backups: &[Backup<&'static str>]) -> Vec<Judgement<&'static str>> {
+    let policy: Policy = policy.parse().unwrap();
+    evaluate(backups, &Rules::new(&policy), NOW)
+}
+
+#[test]
+fn what_is_not_finished_says_so_and_its_increments_have_no_root() {
+    let waiting = Backup::done("a", ago(1.0)).at_stage(Stage::Waiting);
+    let increment = Backup::done("b", ago(0.5)).increment_of("a");
+    let reasons: Vec<_> =
+        judged("REDUNDANCY 1", &[waiting, increment]).into_iter().map(|judgement| judgement.reason).collect();
+    assert_eq!(reasons, [Reason::NotDone, Reason::NoRoot]);
+}
+
+#[test]
+fn increments_need_later_wal_where_the_policy_needs_them_and_nowhere_else() {
+    let with_increment = |keep: Option<Keep>| {
+        let old = Backup { keep, ..Backup::done("a", ago(9.0)) };
+        [old, Backup::done("b", ago(8.0)).increment_of("a"), Backup::done("c", ago(1.0))]
+    };
+    let increment = |policy: &str, keep| {
+        let judgement = judged(policy, &with_increment(keep)).swap_remove(1);
+        (judgement.verdict, judgement.needed)
+    };
+    assert_eq!(increment("REDUNDANCY 2", None), (Verdict::Valid, true));
+    assert_eq!(increment("REDUNDANCY 1", None), (Verdict::Obsolete, false));
+    // It stays for its root's sake, and the policy has no use for it.
+    assert_eq!(increment("REDUNDANCY 1", Some(Keep::Full)), (Verdict::Valid, false));
+    assert_eq!(increment("REDUNDANCY 1", Some(Keep::Standalone)), (Verdict::Obsolete, false));
+    assert_eq!(increment("REDUNDANCY 2", Some(Keep::Standalone)), (Verdict::Valid, true));
+    // The window begins in the root, and what follows it: of its increments nothing.
+    assert_eq!(increment("RECOVERY WINDOW OF 2 DAYS", Some(Keep::Standalone)), (Verdict::Obsolete, false));
+}

@@ -113,3 +113,21 @@ fn a_clock_that_was_set_back_is_not_believed() {
         (Some(NOW - jiff::SignedDuration::from_hours(3)), None)
     );
 }
+
+#[test]
+fn a_window_begins_with_the_newest_backup_of_each_timeline_in_use_that_leads_there() {
+    let histories = [History::parse(TimelineId::new(2).unwrap(), b"1\t0/2000\tx\n").unwrap()];
+    let anchors_of = |backups: &[&'static str], histories: &[History]| {
+        let backups: Vec<Backup<&str>> = backups.iter().map(|text| backup(text)).collect();
+        let sorted: Vec<&Backup<&str>> = sort(backups.iter(), histories);
+        let anchors = anchors(&sorted, &ended(&sorted), histories, NOW, |_: &Backup<&str>| true);
+        sorted.iter().zip(anchors).filter(|(_, is)| *is).map(|(backup, _)| backup.id).collect::<Vec<_>>()
+    };
+    // On the new timeline itself the older one has no part any more.
+    assert_eq!(anchors_of(&["old a 1 0/1000 30", "new a 2 0/2800 20"], &histories), ["new"]);
+    // The newest was left behind: what leads to the new timeline is the one before.
+    let left = ["old a 1 0/1000 30", "left a 1 0/9000 20"];
+    assert_eq!(anchors_of(&left, &histories), ["old", "left"]);
+    // The history is not known, so any may lead there.
+    assert_eq!(anchors_of(&left, &[]), ["left"]);
+}

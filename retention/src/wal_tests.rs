@@ -190,3 +190,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_range_counts_both_its_ends() {
+    let range = |first, last| SegmentRange { timeline: tli(1), first, last };
+    assert_eq!((range(7, 7).count(), range(7, 9).count()), (1, 3));
+}
+
+#[test]
+fn what_remains_and_is_not_lost_for_good_claims_its_wal() {
+    use crate::evaluate::{Backup, Stage};
+    let now = jiff::Timestamp::constant(1_795_000_000, 0);
+    let stages = [Stage::Done, Stage::Waiting, Stage::Running, Stage::Failed, Stage::Leaving, Stage::Lost];
+    let place = (tli(1), lsn("0/2000028"), lsn("0/3000000"));
+    let backup = |stage: Stage| Backup::done(stage as u8, now).at_stage(stage).at(place.0, place.1, place.2);
+    let backups = stages.map(backup);
+    let claims = claims(&backups, &[], crate::policy::WalPolicy::Main, &[], now).unwrap();
+    let expected = [Stage::Done, Stage::Waiting, Stage::Running, Stage::Lost].map(|stage| stage as u8);
+    assert_eq!(claims.iter().map(|claim| claim.id).collect::<Vec<_>>(), expected);
+    assert!(claims.iter().all(|claim| (claim.timeline, claim.begin, claim.end) == place));
+}

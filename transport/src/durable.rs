@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use rustix::fs::{Advice, CWD, RenameFlags, fadvise, renameat_with};
+use rustix::fs::{Advice, AtFlags, CWD, RenameFlags, fadvise, renameat_with, unlinkat};
 use rustix::io::Errno;
 
 use crate::{faults, removal};
@@ -171,6 +171,25 @@ pub fn link_unsynced(from: &Path, to: &Path) -> Result<()> {
 /// When the name is there and can't be removed.
 pub fn remove_unsynced(path: &Path) -> Result<bool> {
     absent_is_fine(step(Step::Remove, path, || fs::remove_file(path)))
+}
+
+/// Removes names in the directory `name` of the directory `above`, without fsyncing it: for batches, which end in one
+/// [`sync_dir`]. Names that are not there are fine, and so is a directory that isn't; a link in its place is not followed.
+///
+/// # Errors
+/// At the first name that can't be removed.
+pub fn remove_in_unsynced<'n>(
+    above: &Path,
+    name: Option<&str>,
+    names: impl IntoIterator<Item = &'n str>,
+) -> Result<()> {
+    let Some(directory) = removal::open_directory(above, name)? else { return Ok(()) };
+    let path = name.map_or_else(|| above.to_owned(), |name| above.join(name));
+    for name in names {
+        let unlink = || unlinkat(&directory, name, AtFlags::empty()).map_err(io::Error::from);
+        absent_is_fine(step(Step::Remove, &path.join(name), unlink))?;
+    }
+    Ok(())
 }
 
 /// Removes a file and fsyncs its directory. True when there was one.

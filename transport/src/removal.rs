@@ -80,6 +80,24 @@ pub(crate) fn empty_directory(path: &Path, but_for: &[&str]) -> Result<()> {
     remove_all(directories)
 }
 
+/// Opens the directory `above`, however one gets there, or the one of this name in it, which may not be a link. `None`
+/// when there is none.
+pub(crate) fn open_directory(above: &Path, name: Option<&str>) -> Result<Option<OwnedFd>> {
+    let opened = openat(CWD, above, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty());
+    let opened = match name {
+        Some(name) => opened.and_then(|above| openat(&above, name, DIRECTORY, Mode::empty())),
+        None => opened,
+    };
+    match opened {
+        Ok(handle) => Ok(Some(handle)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => {
+            let path = name.map_or_else(|| above.to_owned(), |name| above.join(name));
+            Err(DurableError { step: Step::Remove, path, source: error.into() })
+        }
+    }
+}
+
 /// The directory that `path` is in, its path, and the name in it; `None` when there is no such directory. How one gets
 /// there is the caller's business, and may lead through links.
 fn open_above(path: &Path) -> Result<Option<(OwnedFd, PathBuf, CString)>> {

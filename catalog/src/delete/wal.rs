@@ -1,6 +1,9 @@
 //! Removing files from the archive.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::available_parallelism;
 
 use barkeep_transport::durable;
 use pgwal::WalFile;
@@ -9,6 +12,11 @@ use super::{DeletionHooks, DoomedWal};
 use crate::Layout;
 use crate::store::{CatalogError, names_in};
 use crate::xlogdb::{Locked, WalEntry};
+
+/// Most threads that remove files at once.
+const THREADS_MAX: usize = 8;
+/// Directories from which on more than one thread is worth its start.
+const HELPED_FROM: usize = 4;
 
 /// Removes files from the archive: first from its list, then themselves, then the directories that are empty. Files that
 /// are not there are fine, so an interrupted removal can be repeated. What was removed, as the list had it.
@@ -23,16 +31,15 @@ pub fn remove_wal(
     if files.is_empty() {
         return Ok(Vec::new());
     }
-    let mut entries = unlist(layout, files)?;
-    let outcome = remove_files(layout, &entries, hooks);
-    let removed = match &outcome {
-        Ok(()) => entries.len(),
-        Err((done, _)) => *done,
+    let entries = unlist(layout, files)?;
+    let outcome = if hooks.about_wal() {
+        remove_one_by_one(layout, &entries, hooks)
+    } else {
+        remove_all(layout, &entries)
     };
-    let remaining = entries.split_off(removed);
-    if let Err((_, error)) = outcome {
+    if let Err(error) = outcome {
         let remaining: Vec<WalEntry> =
-            remaining.into_iter().filter(|entry| layout.wal(&entry.file).exists()).collect();
+            entries.into_iter().filter(|entry| layout.wal(&entry.file).symlink_metadata().is_ok()).collect();
         // The first failure is the one to tell; a file that stays unlisted is found by the next removal.
         let _ = Locked::acquire(layout).and_then(|list| list.append(&remaining));
         return Err(error);
@@ -65,24 +72,54 @@ fn unlist(layout: &Layout, files: &[WalFile]) -> Result<Vec<WalEntry>, CatalogEr
     Ok(taken)
 }
 
-/// On failure, how many of the files are gone.
-fn remove_files(
+fn remove_one_by_one(
     layout: &Layout,
     entries: &[WalEntry],
     hooks: &dyn DeletionHooks,
-) -> Result<(), (usize, CatalogError)> {
-    for (index, entry) in entries.iter().enumerate() {
+) -> Result<(), CatalogError> {
+    for entry in entries {
         let path = layout.wal(&entry.file);
-        if !hooks.about_wal() {
-            durable::remove_unsynced(&path).map_err(|error| (index, error.into()))?;
-            continue;
-        }
         let doomed = DoomedWal { entry, path: &path };
-        hooks.before_wal(&doomed).map_err(|stopped| (index, stopped.into()))?;
-        let outcome = durable::remove_unsynced(&path);
+        hooks.before_wal(&doomed)?;
+        let outcome = remove_in_directory(layout, std::slice::from_ref(entry));
         hooks.after_wal(&doomed, outcome.as_ref().err().map(ToString::to_string).as_deref());
-        outcome.map_err(|error| (index, error.into()))?;
+        outcome?;
     }
+    Ok(())
+}
+
+/// Removes files that nobody wants to hear of one by one: directories are shared out among threads, since names of different
+/// directories can be removed at the same time.
+fn remove_all(layout: &Layout, entries: &[WalEntry]) -> Result<(), CatalogError> {
+    let directory = |entry: &WalEntry| entry.file.segment().map(|segment| segment.directory());
+    let directories: Vec<&[WalEntry]> = entries.chunk_by(|a, b| directory(a) == directory(b)).collect();
+    let threads = match directories.len() {
+        0..HELPED_FROM => 1,
+        many => available_parallelism().map_or(1, usize::from).min(THREADS_MAX).min(many),
+    };
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+    let work = || {
+        while let Some(entries) = directories.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = remove_in_directory(layout, entries) {
+                // Nobody begins another one.
+                next.store(directories.len(), Ordering::Relaxed);
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+/// Removes files of one directory, beneath its handle.
+fn remove_in_directory(layout: &Layout, entries: &[WalEntry]) -> Result<(), CatalogError> {
+    let Some(first) = entries.first() else { return Ok(()) };
+    let directory = first.file.segment().map(|segment| segment.directory());
+    let names: Vec<String> = entries.iter().map(|entry| entry.file.to_string()).collect();
+    durable::remove_in_unsynced(&layout.wals, directory.as_deref(), names.iter().map(String::as_str))?;
     Ok(())
 }
 
@@ -171,6 +208,37 @@ mod tests {
             format!("after {second} None"),
         ];
         assert_eq!(*recorder.told.lock().unwrap(), told);
+    }
+
+    #[test]
+    fn files_of_many_directories_go_and_those_that_cannot_are_listed_again() {
+        let (home, catalog) = home();
+        let layout = catalog.layout();
+        let files: Vec<WalFile> = (0..300_u32)
+            .map(|number| format!("00000001{:08X}{:08X}", number / 20 + 1, number % 20).parse().unwrap())
+            .collect();
+        for file in &files {
+            std::fs::create_dir_all(layout.wal_directory(file)).unwrap();
+            std::fs::write(layout.wal(file), "wal").unwrap();
+        }
+        // One directory is a link to somewhere else, whatever it was.
+        let linked = layout.wal_directory(&files[100]);
+        let elsewhere = home.path().join("elsewhere");
+        std::fs::rename(&linked, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &linked).unwrap();
+        Locked::acquire(layout).unwrap().replace(&xlogdb::scan(layout).unwrap()).unwrap();
+        let error = remove_wal(layout, &files, &crate::delete::NoHooks).unwrap_err().to_string();
+        assert!(error.contains(linked.to_str().unwrap()), "{error}");
+        assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 20, "what is behind a link is not ours");
+        let listed: HashSet<WalFile> =
+            xlogdb::read(layout).unwrap().entries.iter().map(|entry| entry.file).collect();
+        for file in &files {
+            assert!(!layout.wal(file).exists() || listed.contains(file), "{file}");
+        }
+        std::fs::remove_file(&linked).unwrap();
+        remove_wal(layout, &files, &crate::delete::NoHooks).unwrap();
+        assert!(files.iter().all(|file| !layout.wal_directory(file).exists()));
+        assert_eq!(xlogdb::read(layout).unwrap().entries.len(), names().len());
     }
 
     #[test]
