@@ -52,7 +52,7 @@ pub struct BackupArgs {
     #[arg(short, long)]
     pub wait: bool,
     /// With --wait: wait at most this many seconds
-    #[arg(long, value_name = "SECONDS", requires = "wait", value_parser = values::positive)]
+    #[arg(long, value_name = "SECONDS", value_parser = values::positive)]
     pub wait_timeout: Option<u32>,
     /// Send a sign of life on the backup's connection every so many seconds; 0 never does
     #[arg(long, value_name = "SECONDS")]

@@ -110,6 +110,13 @@ pub(super) fn options(server: &ServerContext) -> Result<ArchiveOptions, CommandE
                 .hint("use one of: gzip, bzip2, xz, zstd, lz4, snappy; WAL waits where it is meanwhile")
         })?,
     };
+    if let Some(how) = config.encryption() {
+        return Err(CommandError::new(format!(
+            "encryption = {how} of server '{}' is not available",
+            server.name()
+        ))
+        .hint("WAL waits where it is meanwhile, rather than being archived unencrypted"));
+    }
     let level = Level::from_name(config.compression_level()).unwrap_or_default();
     let verify = Verify::from_name(config.wal_verify()).unwrap_or_default();
     Ok(ArchiveOptions { origins, compression, level, workers: None, verify })

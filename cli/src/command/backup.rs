@@ -42,6 +42,10 @@ pub fn run(context: &mut Context, args: &BackupArgs) -> Result<(), CommandError>
     let streams = |server: &ServerContext| server.config.backup_method() == BackupMethod::Postgres;
     warn_of_ignored(context, args, servers.iter().any(streams));
     for server in servers {
+        if server.config.passive() {
+            server.output.info(format!("Skipping passive server '{}'", server.name()));
+            continue;
+        }
         let outcome = back_up(context, &server, args);
         notice::tell(&server, &outcome);
         match outcome {
@@ -206,11 +210,6 @@ fn lock(server: &ServerContext, catalog: &Catalog) -> Result<ServerLock, Command
 fn prepare(context: &Context, server: &ServerContext, args: &BackupArgs) -> Result<Job, CommandError> {
     let config = &server.config;
     let name = config.name();
-    if config.passive() {
-        return Err(CommandError::new(format!(
-            "Server '{name}' is passive: its backups are copied, not taken"
-        )));
-    }
     let conninfo = connect::sql(context, server)?;
     let method = match config.backup_method() {
         BackupMethod::Postgres => {

@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 
 use super::check::gap_summary;
-use super::shown::{ctime, heading, hourly, on_off};
+use super::shown::{ctime, hourly, on_off};
 use crate::args::ServersArgs;
 use crate::config::ServerConfig;
 use crate::context::{Context, Policy, ServerContext};
@@ -18,7 +18,6 @@ use crate::verdicts;
 
 /// A server and its lines.
 struct Overview {
-    heading: String,
     server: String,
     lines: Vec<Line>,
 }
@@ -37,11 +36,7 @@ struct Line {
 pub fn run(context: &mut Context, args: &ServersArgs) -> Result<(), CommandError> {
     for server in context.servers(&args.servers, Policy::Query)? {
         let live = Live::ask_patiently(context, &server)?;
-        let mut overview = Overview {
-            heading: heading(&server.config),
-            server: server.name().to_owned(),
-            lines: Vec::new(),
-        };
+        let mut overview = Overview { server: server.name().to_owned(), lines: Vec::new() };
         overview.configuration(&server.config);
         overview.postgresql(&server.config, &live);
         overview.backups(&server)?;
@@ -74,9 +69,6 @@ impl Overview {
             }
         }
         self.put("passive_node", "Passive node", on_off(config.passive()));
-        if let (true, Some(primary)) = (config.passive(), config.text("primary_ssh_command")) {
-            self.put("primary_ssh_command", "SSH command to primary server", primary);
-        }
     }
 
     fn server(&mut self, config: &ServerConfig, sql: &Sql) {
@@ -166,6 +158,9 @@ impl Overview {
             "Minimum redundancy requirements",
             format!("{verdict} ({done}/{minimum})"),
         );
+        if let Some(primary) = config.text("primary_ssh_command") {
+            self.put("primary_ssh_command", "SSH command to primary server", primary);
+        }
         Ok(())
     }
 }
@@ -184,6 +179,7 @@ impl Report for Overview {
 
     fn console(&self, _: Style) -> String {
         let lines = self.lines.iter().map(|line| format!("\t{}: {}\n", line.description, line.message));
-        std::iter::once(self.heading.clone()).chain(lines).collect()
+        // Whether it is active is one of the lines.
+        std::iter::once(format!("Server {}:\n", self.server)).chain(lines).collect()
     }
 }

@@ -67,6 +67,11 @@ fn contradictions(server: &ServerConfig) -> Vec<String> {
         }
         BackupMethod::LocalToCloud => {}
     }
+    for (key, place) in DIRECTORIES.iter().filter_map(|(key, _)| Some((key, server.text(key)?))) {
+        let remote =
+            format!("server '{name}' has {key} = {place}: barkeep keeps nothing in object stores yet");
+        fault(place.contains("://"), remote);
+    }
     if server.streaming_archiver() {
         let missing = format!("server '{name}' has streaming_archiver on and no streaming_conninfo");
         fault(!set("streaming_conninfo"), missing);

@@ -124,6 +124,11 @@ impl ServerConfig {
         self.text("primary_ssh_command").is_some()
     }
 
+    /// `encryption`, if any is asked for.
+    pub fn encryption(&self) -> Option<&str> {
+        self.text("encryption").filter(|how| *how != "none")
+    }
+
     /// `worm_mode`: what is archived can't be deleted, so WAL from before the first backup stays.
     pub fn worm_mode(&self) -> bool {
         self.boolean("worm_mode")

@@ -11,7 +11,7 @@ use testkit::Cluster;
 use crate::support::Home;
 
 /// Serves each connection with `talk`; what that returns can be received.
-fn serve(talk: impl Fn(TcpStream) -> Option<String> + Send + 'static) -> (u16, Receiver<String>) {
+pub(crate) fn serve(talk: impl Fn(TcpStream) -> Option<String> + Send + 'static) -> (u16, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (heard, answers) = channel();
@@ -29,63 +29,75 @@ fn serve(talk: impl Fn(TcpStream) -> Option<String> + Send + 'static) -> (u16, R
 
 /// A mail server that takes everything: the envelope and the mail.
 fn mail_server() -> (u16, Receiver<String>) {
-    serve(|stream| {
-        let mut reader = BufReader::new(stream.try_clone().ok()?);
-        let mut stream = stream;
-        let mut say = move |text: &str| stream.write_all(format!("{text}\r\n").as_bytes()).ok();
-        say("220 sink")?;
-        let (mut heard, mut in_data) = (String::new(), false);
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line).ok()? == 0 {
-                return (!heard.is_empty()).then_some(heard);
-            }
-            heard.push_str(&line);
-            match line.trim_end() {
-                "." if in_data => {
-                    in_data = false;
-                    say("250 taken")?;
-                }
-                _ if in_data => {}
-                "DATA" => {
-                    in_data = true;
-                    say("354 go on")?;
-                }
-                "QUIT" => {
-                    say("221 bye")?;
-                    return Some(heard);
-                }
-                _ => say("250 fine")?,
-            }
-        }
-    })
+    serve(|stream| take_mail(stream, true))
 }
 
 /// A web server that answers with this status: the request.
 fn web_server(status: &'static str) -> (u16, Receiver<String>) {
-    serve(move |mut stream| {
-        let mut reader = BufReader::new(stream.try_clone().ok()?);
-        let (mut head, mut length) = (String::new(), 0);
-        while !head.ends_with("\r\n\r\n") {
-            let mut line = String::new();
-            reader.read_line(&mut line).ok()?;
-            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().ok()?;
-            }
-            head.push_str(&line);
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).ok()?;
-        stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes()).ok()?;
-        Some(head + &String::from_utf8_lossy(&body))
-    })
+    serve(move |stream| answer_request(stream, status))
 }
 
-fn next(answers: &Receiver<String>) -> String {
+/// Takes mail from a client until it says goodbye: all that it said.
+pub(crate) fn take_mail<S: Read + Write>(stream: S, greet: bool) -> Option<String> {
+    let mut stream = BufReader::new(stream);
+    let say = |stream: &mut BufReader<S>, text: &str| {
+        stream.get_mut().write_all(format!("{text}\r\n").as_bytes()).ok()?;
+        stream.get_mut().flush().ok()
+    };
+    if greet {
+        say(&mut stream, "220 sink")?;
+    }
+    let (mut heard, mut in_data) = (String::new(), false);
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).ok()? == 0 {
+            return (!heard.is_empty()).then_some(heard);
+        }
+        heard.push_str(&line);
+        match line.trim_end() {
+            "." if in_data => {
+                in_data = false;
+                say(&mut stream, "250 taken")?;
+            }
+            _ if in_data => {}
+            "DATA" => {
+                in_data = true;
+                say(&mut stream, "354 go on")?;
+            }
+            "QUIT" => {
+                say(&mut stream, "221 bye")?;
+                return Some(heard);
+            }
+            _ => say(&mut stream, "250 fine")?,
+        }
+    }
+}
+
+/// Answers one request with this status: the request.
+pub(crate) fn answer_request(stream: impl Read + Write, status: &str) -> Option<String> {
+    let mut stream = BufReader::new(stream);
+    let (mut head, mut length) = (String::new(), 0);
+    while !head.ends_with("\r\n\r\n") {
+        let mut line = String::new();
+        stream.read_line(&mut line).ok()?;
+        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().ok()?;
+        }
+        head.push_str(&line);
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+    stream.get_mut().write_all(answer.as_bytes()).ok()?;
+    stream.get_mut().flush().ok()?;
+    Some(head + &String::from_utf8_lossy(&body))
+}
+
+pub(crate) fn next(answers: &Receiver<String>) -> String {
     answers.recv_timeout(Duration::from_secs(30)).expect("a notification")
 }
 
-fn body(request: &str) -> Value {
+pub(crate) fn body(request: &str) -> Value {
     serde_json::from_str(request.split_once("\r\n\r\n").unwrap().1).unwrap()
 }
 
@@ -169,6 +181,35 @@ fn a_check_is_told_when_it_turns_and_not_again() {
     std::fs::remove_file(home.join("main/.barkeep/check-state.json")).unwrap();
     home.run(["cron"]);
     assert_eq!(body(&next(&requests))["event"], "check");
+}
+
+#[test]
+fn a_check_that_turns_good_again_is_told() {
+    testkit::require_pg!(15);
+    let cluster = Cluster::start(15);
+    let (port, requests) = web_server("200 OK");
+    let home = Home::new().server("main", &cluster.conninfo()).with(
+        "main",
+        "notify",
+        &format!("http://127.0.0.1:{port}/"),
+    );
+    home.run(["check", "main"]).exits_with(1);
+    let bad = body(&next(&requests));
+    assert_eq!((&bad["event"], &bad["status"]), (&"check".into(), &"FAILED".into()));
+    home.run(["receive-wal", "--create-slot", "main"]).success();
+    testkit::wait_for("everything to be well", 60, || {
+        home.run(["cron"]);
+        cluster.switch_wal();
+        (home.run(["check", "main"]).code == Some(0)).then_some(())
+    });
+    let good = body(&next(&requests));
+    assert_eq!(
+        (&good["event"], &good["status"], &good["failed"]),
+        (&"check".into(), &"OK".into(), &Value::Array(vec![]))
+    );
+    home.run(["check", "main"]).success();
+    assert!(requests.recv_timeout(Duration::from_millis(300)).is_err(), "told again");
+    home.run(["terminate-process", "main", "receive-wal"]).success();
 }
 
 #[test]

@@ -83,6 +83,16 @@ impl Drop for StopsReceiver<'_> {
 #[test]
 fn the_tutorial_can_be_followed_word_for_word() {
     testkit::require_pg!(15);
+    follow(15);
+}
+
+#[test]
+fn the_tutorial_can_be_followed_with_a_server_of_today() {
+    testkit::require_pg!(18);
+    follow(18);
+}
+
+fn follow(major: u32) {
     testkit::require_sshd!();
     if !has("rsync") {
         return testkit::notice_skipped("rsync");
@@ -104,7 +114,7 @@ fn the_tutorial_can_be_followed_word_for_word() {
     let to_backup_host = backup_ssh.ssh_command().replace(" 127.0.0.1", "");
     let archive_command =
         format!("rsync -a -e \"{to_backup_host}\" %p {user}@127.0.0.1:{}/%f", incoming.display());
-    let cluster = Cluster::builder(15)
+    let cluster = Cluster::builder(major)
         .setting("archive_mode", "on")
         .setting("wal_level", "replica")
         .setting("archive_command", &archive_command)
@@ -202,7 +212,7 @@ fn the_tutorial_can_be_followed_word_for_word() {
         ids[2],
         destination.display()
     ));
-    let restored = Cluster::adopt(15, &destination);
+    let restored = Cluster::adopt(major, &destination);
     // It waits at the moment before the drop, with the drop's lock.
     restored.execute("select pg_wal_replay_resume()");
     restored.wait_until_writable();

@@ -24,7 +24,7 @@ const IRRELEVANT: [&str; 11] = [
 ];
 
 /// Lines without which no backup is any good.
-const NECESSARY: [&str; 9] = [
+const NECESSARY: [&str; 10] = [
     "PostgreSQL",
     "PostgreSQL streaming",
     "wal_level",
@@ -33,6 +33,7 @@ const NECESSARY: [&str; 9] = [
     "catalogue",
     "retention policy settings",
     "compression settings",
+    "encryption",
     "systemid coherence",
 ];
 

@@ -105,19 +105,23 @@ fn base_backup(page: &mut Page, facts: &Facts<'_>) {
     if facts.streamed() {
         page.line("Backup Type", backup.backup_type().as_str());
     }
-    if backup.backup_type() != BackupType::Snapshot {
-        let with_wal = size_u64(facts.stored_bytes_with_wal());
-        page.line("Backup Size", format!("{} ({with_wal} with WALs)", size_u64(facts.stored_bytes())));
+    // What is zero is left out, as it is while the backup waits for its WAL.
+    if facts.stored_bytes() > 0 {
+        let with_wal = match wal.own.bytes {
+            0 => String::new(),
+            _ => format!(" ({} with WALs)", size_u64(facts.stored_bytes_with_wal())),
+        };
+        page.line("Backup Size", size_u64(facts.stored_bytes()) + &with_wal);
     }
-    page.optional("Backup Compression", backup.compression.as_deref());
-    page.line("WAL Size", size_u64(wal.own.bytes));
+    page.optional("Backup Compression", backup.compression.as_deref().filter(|name| *name != "none"));
+    page.optional("WAL Size", Some(wal.own.bytes).filter(|bytes| *bytes > 0).map(size_u64));
     if let Some(saved) = facts.saved() {
         page.line("Resources saved", format!("{} ({})", size(saved.bytes as f64), percent(saved.share)));
     }
     page.optional("Timeline", backup.timeline);
     page.optional("Begin WAL", backup.begin_wal);
     page.optional("End WAL", backup.end_wal);
-    page.line("Number of WALs", wal.own.count);
+    page.optional("Number of WALs", Some(wal.own.count).filter(|count| *count > 0));
     page.optional("WAL compression ratio", wal.own.saved(backup.segment_size).map(percent));
     page.optional("Begin time", backup.begin_time.as_ref().map(datetime));
     page.optional("End time", backup.end_time.as_ref().map(datetime));
@@ -151,7 +155,7 @@ fn wal(page: &mut Page, facts: &Facts<'_>) {
         page.optional("WAL rate", wal.segments_per_second.map(hourly));
         page.optional("Compression ratio", wal.later.saved(facts.backup.segment_size).map(percent));
     }
-    page.optional("Last available", wal.last);
+    page.line("Last available", wal.last.map_or_else(|| "None".to_owned(), |last| last.to_string()));
     if !facts.timelines.is_empty() {
         let timelines: Vec<String> = facts.timelines.iter().map(ToString::to_string).collect();
         page.line("Reachable timelines", timelines.join(", "));

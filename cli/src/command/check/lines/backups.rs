@@ -117,6 +117,13 @@ pub(super) fn lines(lines: &mut Lines, server: &ServerContext, home: &Home, now:
         ),
         None => lines.put("backup minimum size", true, size_u64(bytes)),
     }
+    if let Some(how) = config.encryption() {
+        lines.failed(
+            "encryption",
+            format!("encryption = {how} is not available in barkeep"),
+            "nothing is stored unencrypted instead: set encryption = none, or leave this server to Barman",
+        );
+    }
     wal_age(lines, config.last_wal_maximum_age(), home.wal_age());
     lines.put("wal size", true, size_u64(home.newest.later.bytes));
     lines.perf = Perf { backup_bytes: bytes, wal_bytes: home.newest.later.bytes };

@@ -30,6 +30,14 @@ pub(super) fn lines(
     if let Some(command) = config.text("primary_ssh_command") {
         return remote(lines, command, "Barman primary node", deadline) != Reached::TooLate;
     }
+    if let method @ (BackupMethod::Snapshot | BackupMethod::LocalToCloud) = config.backup_method() {
+        let name = if method == BackupMethod::Snapshot { "snapshot" } else { "local-to-cloud" };
+        lines.failed(
+            "backup method",
+            format!("backup_method = {name} is not available in barkeep"),
+            "set backup_method = postgres, rsync or local-rsync, or leave this server to Barman",
+        );
+    }
     let in_time = match config.backup_method() {
         BackupMethod::Postgres => {
             client(lines, "pg_basebackup", live);
