@@ -5,9 +5,8 @@
 #   BACKUPS     backups in the home         [100]
 #   WALS        archived WAL files          [100000]
 #   SERVERS     idle servers for cron       [50]
-#   TOOLS       who is measured; Barman takes minutes   [barkeep barman]
 . "$(dirname "$0")/common.sh"
-: "${BACKUPS:=100}" "${WALS:=100000}" "${SERVERS:=50}" "${TOOLS:=barkeep barman}"
+: "${BACKUPS:=100}" "${WALS:=100000}" "${SERVERS:=50}"
 SCALE=${STARTUP_SCALE:-1}
 data=$BENCH_DIR/pg$PG_MAJOR-scale$SCALE
 prepare
@@ -59,7 +58,7 @@ as_user "$fill" "$home" "$sample" "$WALS"
 names=(list-backups check status)
 commands=("list-backups main" "check main" "status main")
 args=()
-for tool in $TOOLS; do
+for tool in barkeep barman; do
     program=$barkeep; [ "$tool" = barkeep ] || program=$barman_bin/barman
     [ -x "$program" ] || continue
     for i in "${!commands[@]}"; do
@@ -78,7 +77,7 @@ rm -rf "$home" "$sample"
 
 # Servers that have nothing to do: what a minute costs.
 : >"$results/cron.tsv"
-for tool in $TOOLS; do
+for tool in barkeep barman; do
     write_conf "$tool" "archiver = on"
     server=$(sed '1,/^\[main\]/d' "$BENCH_DIR/$tool.conf")
     for n in $(seq 2 "$SERVERS"); do printf '[idle%s]\n%s\n' "$n" "$server"; done >>"$BENCH_DIR/$tool.conf"
@@ -87,11 +86,11 @@ for tool in $TOOLS; do
     sleep 2
 done
 for run in $(seq "$RUNS"); do
-    for tool in $(rotate "$run" $TOOLS); do
+    for tool in $(rotate "$run" barkeep barman); do
         program=$barkeep; [ "$tool" = barkeep ] || program=$barman_bin/barman
         measure cron "$tool" "$run" "$program" -q -c "$BENCH_DIR/$tool.conf" cron
         sleep 3 # What Barman's cron has started goes on in the background; its time is not counted.
     done
 done
 printf '\n### cron with %s idle servers\n\n' "$SERVERS"
-"$compare_dir/summary.py" "$results/cron.tsv" "${TOOLS##* }"
+"$compare_dir/summary.py" "$results/cron.tsv" barman

@@ -3,6 +3,7 @@
 
 latency.py run FILE TOOL RUN DIRECTORY LIMIT COMMAND...   runs COMMAND for each segment of DIRECTORY (%p its path, %f its name), and
                                                      adds "TOOL RUN p50_ms p95_ms total_s cpu_ms_per_call" to FILE
+                                                     before each call, untimed: waits for PAUSE seconds, removes the file REMOVE
 latency.py summary FILE REFERENCE                    medians over runs, and of the ratios of paired runs, as a table
 """
 import os
@@ -21,6 +22,9 @@ def run(path, tool, number, directory, limit, *command):
     begin = time.monotonic()
     for name in names:
         words = [word.replace("%p", os.path.join(directory, name)).replace("%f", name) for word in command]
+        time.sleep(float(os.environ.get("PAUSE", 0)))
+        if os.path.exists(os.environ.get("REMOVE", "")):
+            os.remove(os.environ["REMOVE"])
         start = time.monotonic()
         outcome = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         times.append((time.monotonic() - start) * 1000)
