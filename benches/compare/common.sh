@@ -3,12 +3,13 @@
 #   BENCH_DIR   where clusters, homes and results go    [/var/tmp/barkeep-bench]
 #   PG_MAJOR    the server's major version              [15]
 #   SCALE       pgbench scale; 100 is 1.6 GB            [100]
+#   TABLES      a cluster of so many small tables instead; 20000 make 78,000 files   [0]
 #   RUNS        runs of each tool                       [5]
 #   BARKEEP     the binary to measure                   [built here, release profile]
 set -euo pipefail
 compare_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(cd "$compare_dir/../.." && pwd)
-: "${BENCH_DIR:=/var/tmp/barkeep-bench}" "${PG_MAJOR:=15}" "${SCALE:=100}" "${RUNS:=5}"
+: "${BENCH_DIR:=/var/tmp/barkeep-bench}" "${PG_MAJOR:=15}" "${SCALE:=100}" "${RUNS:=5}" "${TABLES:=0}"
 : "${BARKEEP_TEST_DEPS:=/var/tmp/barkeep-deps}"
 server_bin=$BARKEEP_TEST_DEPS/pg/$PG_MAJOR/bin
 barman_bin=$BARKEEP_TEST_DEPS/barman/bin
@@ -53,6 +54,7 @@ prepare() {
 }
 
 data=$BENCH_DIR/pg$PG_MAJOR-scale$SCALE
+[ "$TABLES" = 0 ] || { SCALE=1; data=$BENCH_DIR/pg$PG_MAJOR-$TABLES-tables; }
 port=$((54000 + PG_MAJOR))
 conninfo="host=$BENCH_DIR port=$port user=postgres dbname=postgres"
 sql() { as_user "$client_bin/psql" -XqAt -v ON_ERROR_STOP=1 -d "$conninfo" "$@"; }
@@ -78,10 +80,22 @@ CONF
         start_server
         as_user "$client_bin/pgbench" -h "$BENCH_DIR" -p "$port" -U postgres -i -q -s "$SCALE" postgres >/dev/null 2>&1 ||
             die "pgbench could not fill the cluster"
+        [ "$TABLES" = 0 ] || make_tables
         sql -c checkpoint
     else
         start_server
     fi
+}
+# Small tables, four files each: heap, index, and the same for long values.
+make_tables() {
+    say "making $TABLES tables"
+    sql -c "create database many"
+    local first
+    for first in $(seq 1 500 "$TABLES"); do
+        echo "do \$\$ begin for i in $first..$((first + 499)) loop
+            execute format('create table t%s (id int primary key, v text)', i);
+            execute format('insert into t%s values (1, ''x'')', i); end loop; end \$\$;"
+    done | as_user "$client_bin/psql" -XqAt -v ON_ERROR_STOP=1 -d "host=$BENCH_DIR port=$port user=postgres dbname=many"
 }
 start_server() {
     as_user "$server_bin/pg_ctl" -s -w -t 120 -D "$data" -l "$data.log" start

@@ -1,46 +1,14 @@
 #!/usr/bin/env bash
 # copy-ssh.sh - copying files over SSH on loopback: barkeep, tar, Barman (rsync); a full backup, then a second one with
 # reuse_backup = link after every 50th page was touched.
-#
-#   SSHD   the OpenSSH server    [the one of the tests' dependencies, or the system's]
 . "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/ssh.sh"
 prepare
 start_cluster
 : >"$results/copy-ssh.tsv"; : >"$results/copy-ssh-second.tsv"
 
-sshd=${SSHD:-$BARKEEP_TEST_DEPS/sshd/usr/sbin/sshd}
-[ -x "$sshd" ] || sshd=/usr/sbin/sshd
-ssh_port=$((56000 + PG_MAJOR))
-keys=$BENCH_DIR/ssh
-if [ ! -s "$keys/config" ]; then
-    rm -rf "$keys"; as_user mkdir "$keys"; as_user chmod 700 "$keys"
-    for key in host client; do as_user ssh-keygen -q -t ed25519 -N '' -f "$keys/$key"; done
-    as_user cp "$keys/client.pub" "$keys/authorized_keys"
-    cat >"$keys/sshd_config" <<CONF
-Port $ssh_port
-ListenAddress 127.0.0.1
-HostKey $keys/host
-PidFile $keys/pid
-AuthorizedKeysFile $keys/authorized_keys
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-CONF
-    cat >"$keys/config" <<CONF
-Host *
-  Port $ssh_port
-  User $bench_user
-  IdentityFile $keys/client
-  UserKnownHostsFile $keys/known_hosts
-  StrictHostKeyChecking accept-new
-  LogLevel ERROR
-CONF
-fi
-libraries=$(dirname "$(find "$(dirname "$sshd")/../lib" -name 'libwrap.so.0' 2>/dev/null | head -n 1)" 2>/dev/null || true)
-as_user env LD_LIBRARY_PATH="${libraries:-}" "$sshd" -f "$keys/sshd_config"
-stop_all() { kill "$(cat "$keys/pid")" 2>/dev/null || true; stop_cluster; }
-trap stop_all EXIT
-ssh_words="ssh -F $keys/config 127.0.0.1"
+start_sshd
+trap 'stop_sshd; stop_cluster' EXIT
 
 tools="tar barkeep"
 more="archiver = on
@@ -86,5 +54,7 @@ forget
 rm -f "$BENCH_DIR/archive"
 printf '\n### Copy of files over SSH, pgbench scale %s (%s), PostgreSQL %s\n\n' "$SCALE" "$(du -sh "$data/base" | cut -f1)" "$PG_MAJOR"
 "$compare_dir/summary.py" "$results/copy-ssh.tsv" tar
+[[ $tools != *barman* ]] || { echo; "$compare_dir/summary.py" "$results/copy-ssh.tsv" barman; }
 printf '\n### The second, after every 50th page was touched\n\n'
-"$compare_dir/summary.py" "$results/copy-ssh-second.tsv" barkeep
+reference=barkeep; [[ $tools != *barman* ]] || reference=barman
+"$compare_dir/summary.py" "$results/copy-ssh-second.tsv" "$reference"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# copy.sh - a full backup by copying files on one machine: barkeep, cp -a, pgBackRest with two processes, Barman.
-#
-#   The cluster is that of backup.sh. pgBackRest and rsync (for Barman) are taken if they are there.
+# copy.sh - a full backup by copying files on one machine: cp -a, barkeep and pgBackRest with two processes (if it is there),
+# both of these also with zstd (but not with TABLES).
 . "$(dirname "$0")/common.sh"
 prepare
 start_cluster
-: >"$results/copy.tsv"
+bench=copy; [ "$TABLES" = 0 ] || bench=copy-$TABLES-tables
+: >"$results/$bench.tsv"
 
 # An empty repository: every backup is the first.
 new_stanza() {
@@ -16,10 +16,11 @@ new_stanza() {
     as_user pgbackrest --config="$BENCH_DIR/pgbackrest.conf" --stanza=main --no-online stanza-create
 }
 
-tools="cp barkeep"
+tools="cp barkeep"; [ "$TABLES" != 0 ] || tools="$tools barkeep-zstd"
+write_conf barkeep-zstd $'archiver = on\nbackup_method = local-rsync\nbackup_compression = zstd'
 write_conf barkeep $'archiver = on\nbackup_method = local-rsync'
 if command -v pgbackrest >/dev/null; then
-    tools="$tools pgbackrest"
+    tools="$tools pgbackrest"; [ "$TABLES" != 0 ] || tools="$tools pgbackrest-zstd"
     repository=$BENCH_DIR/pgbackrest
     cat >"$BENCH_DIR/pgbackrest.conf" <<CONF
 [global]
@@ -30,7 +31,6 @@ log-level-console=warn
 log-level-file=off
 start-fast=y
 archive-check=n
-compress-type=none
 process-max=2
 [main]
 pg1-path=$data
@@ -47,16 +47,21 @@ for run in $(seq "$RUNS"); do
         case $tool in
         cp)
             rm -rf "$BENCH_DIR/copied"
-            measure copy "$tool" "$run" sh -c "cp -a '$data' '$BENCH_DIR/copied' && sync -f '$BENCH_DIR/copied'"
+            measure "$bench" "$tool" "$run" sh -c "cp -a '$data' '$BENCH_DIR/copied' && sync -f '$BENCH_DIR/copied'"
             rm -rf "$BENCH_DIR/copied" ;;
-        barkeep)
-            measure copy "$tool" "$run" "$barkeep" -q -c "$BENCH_DIR/barkeep.conf" backup main
-            rm -rf "$BENCH_DIR"/home-barkeep/main/base/2* "$BENCH_DIR"/home-barkeep/main/meta/2* ;;
-        pgbackrest)
-            measure copy "$tool" "$run" pgbackrest --config="$BENCH_DIR/pgbackrest.conf" --stanza=main --type=full backup
+        barkeep*)
+            measure "$bench" "$tool" "$run" "$barkeep" -q -c "$BENCH_DIR/$tool.conf" backup main
+            rm -rf "$BENCH_DIR"/home-"$tool"/main/base/2* "$BENCH_DIR"/home-"$tool"/main/meta/2* ;;
+        pgbackrest*)
+            type=none; [ "$tool" = pgbackrest ] || type=zst
+            measure "$bench" "$tool" "$run" pgbackrest --config="$BENCH_DIR/pgbackrest.conf" --stanza=main --compress-type="$type" --type=full backup
             new_stanza ;;
         esac
     done
 done
-printf '\n### Copy of files on one machine, pgbench scale %s (%s), PostgreSQL %s\n\n' "$SCALE" "$(du -sh "$data/base" | cut -f1)" "$PG_MAJOR"
-"$compare_dir/summary.py" "$results/copy.tsv" cp
+size=$(du -sh "$data/base" | cut -f1) files=$(find "$data" -type f | wc -l)
+printf '\n### Copy of files on one machine, %s in %s files, PostgreSQL %s\n\n' "$size" "$files" "$PG_MAJOR"
+"$compare_dir/summary.py" "$results/$bench.tsv" cp
+if [[ $tools == *pgbackrest* ]]; then
+    for tool in pgbackrest pgbackrest-zstd; do [[ " $tools " == *" $tool "* ]] || continue; printf '\nof %s:\n\n' "$tool"; "$compare_dir/summary.py" "$results/$bench.tsv" "$tool"; done
+fi

@@ -1,24 +1,11 @@
 #!/usr/bin/env bash
 # restore.sh - a restore of one backup: barkeep, Barman, pgBackRest where it is installed, and cp -a with a sync; then a
 # delta restore over what is right already, beside reading both sides once.
-#
-#   TABLES   how many small tables to add, four files each; 20000 makes 78,000 files   [0]
 . "$(dirname "$0")/common.sh"
-: "${TABLES:=0}"
 prepare
 start_cluster
 bench=restore; [ "$TABLES" = 0 ] || bench=restore-$TABLES-tables
 : >"$results/$bench.tsv"; : >"$results/$bench-delta.tsv"
-
-if [ "$TABLES" != 0 ] && [ -z "$(sql -c "select 1 from pg_database where datname = 'many'")" ]; then
-    say "making $TABLES tables"
-    sql -c "create database many"
-    for first in $(seq 1 500 "$TABLES"); do
-        echo "do \$\$ begin for i in $first..$((first + 499)) loop
-            execute format('create table t%s (id int primary key, v text)', i);
-            execute format('insert into t%s values (1, ''x'')', i); end loop; end \$\$;"
-    done | as_user "$client_bin/psql" -XqAt -v ON_ERROR_STOP=1 -d "host=$BENCH_DIR port=$port user=postgres dbname=many"
-fi
 
 # One backup with its WAL, in a home that both tools restore from.
 write_conf barkeep $'archiver = on'

@@ -28,6 +28,7 @@ pub use facts::{
 };
 pub use plan::plan_restore;
 pub use refusal::PlanError;
+pub use running::ServerInspector;
 pub use wal::{
     AvailableWal, ResolvedTimeline, TimelineError, WalCopy, WalKind, WalSelection, resolve_timeline,
     select_wal,

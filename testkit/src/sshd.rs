@@ -58,6 +58,22 @@ impl Sshd {
         format!("ssh -F {} 127.0.0.1", self.dir.join("ssh_config").display())
     }
 
+    /// The same for another user, who then has the key too: `ssh` takes no one else's. `dir` is that user's.
+    #[must_use]
+    pub fn ssh_command_for(&self, user: &crate::user::User, dir: &Path) -> String {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (from, to) = (self.dir.path().display().to_string(), dir.display().to_string());
+        let config =
+            std::fs::read_to_string(self.dir.join("ssh_config")).expect("read the client's configuration");
+        let key = dir.join("client_key");
+        std::fs::write(dir.join("ssh_config"), config.replace(&from, &to)).expect("write it again");
+        std::fs::copy(self.dir.join("client_key"), &key).expect("copy the key");
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600))
+            .expect("permissions of the key");
+        user.take_over(dir);
+        format!("ssh -F {} 127.0.0.1", dir.join("ssh_config").display())
+    }
+
     /// The port on 127.0.0.1.
     #[must_use]
     pub fn port(&self) -> u16 {

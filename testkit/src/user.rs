@@ -63,6 +63,22 @@ pub fn unprivileged_user() -> &'static User {
     })
 }
 
+/// A user of this machine that is neither root nor the one that servers run as; only root can be several users. Says on
+/// standard error that a test is skipped when there is none.
+#[must_use]
+pub fn second_user() -> Option<User> {
+    let root = rustix::process::geteuid().is_root();
+    let taken = unprivileged_user().uid;
+    let found = ["backup", "daemon", "nobody"]
+        .into_iter()
+        .filter(|_| root)
+        .find_map(|name| all_users().into_iter().find(|user| user.name == name && user.uid != taken));
+    if found.is_none() {
+        crate::notice_skipped("a second user, which only root has");
+    }
+    found
+}
+
 fn all_users() -> Vec<User> {
     let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     text.lines()

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub use client::{AgentHost, AgentOptions};
 pub(crate) use greeting::AGENT_MAGIC;
-pub use greeting::{NEWEST_VERSION, OLDEST_VERSION};
+pub use greeting::{FrameCompression, NEWEST_VERSION, OLDEST_VERSION};
 pub use server::{AgentError, Confinement, serve};
 
 /// Largest frame, in bytes, without its header: a piece of a file, and what belongs to it.

@@ -289,6 +289,11 @@ fn changes_happen_in_order(host: &dyn Host, dir: &Path) {
     assert!(itself.iter().all(Result::is_ok), "{itself:?}");
     assert_eq!(fs::metadata(dir).unwrap().mode() & 0o777, 0o750);
 
+    let lock = [change("renamed", Action::Lock)];
+    assert!(host.change(&lock).unwrap()[0].is_ok());
+    let again = host.change(&lock).unwrap().remove(0);
+    assert_eq!(again.unwrap_err().kind(), io::ErrorKind::WouldBlock, "locked by another opening of it");
+
     let large: Vec<Change> = (0..8_u64)
         .map(|n| change("renamed", Action::Write { offset: n << 20, data: vec![n as u8; PIECE_BYTES] }))
         .collect();

@@ -84,6 +84,8 @@ pub struct Entry {
     pub mode: u32,
     /// Its owner.
     pub owner: Owner,
+    /// How many names it has.
+    pub links: u32,
     /// Where a link points; empty for anything else.
     pub target: PathBuf,
 }
@@ -253,6 +255,8 @@ pub enum Action {
     },
     /// Brings a file, or the names in a directory, to stable storage.
     Sync,
+    /// Locks a file against everyone else who locks it, until this host is gone; `WouldBlock` if it is locked.
+    Lock,
 }
 
 /// Trouble that ends a whole call.

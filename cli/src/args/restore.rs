@@ -178,6 +178,11 @@ impl RestoreArgs {
         super::backup::switch(self.get_wal, self.no_get_wal)
     }
 
+    /// `--network-compression`, `--no-network-compression`, or `None` to go by the configuration.
+    pub fn network_compression(&self) -> Option<bool> {
+        super::backup::switch(self.network_compression, self.no_network_compression)
+    }
+
     /// `--delta-restore`, `--no-delta-restore`, or `None` to go by the configuration.
     pub fn delta_restore(&self) -> Option<bool> {
         super::backup::switch(self.delta_restore, self.no_delta_restore)

@@ -5,9 +5,10 @@
 
 use std::os::unix::fs::DirBuilderExt;
 
-use barkeep_transport::agent::{Confinement, serve};
+use barkeep_transport::agent::{AgentOptions, Confinement, FrameCompression, serve};
 use barkeep_transport::host::Inspectors;
 use pgbase::file_backup::PageInspector;
+use pgbase::restore::ServerInspector;
 
 use crate::args::AgentArgs;
 use crate::error::CommandError;
@@ -28,7 +29,20 @@ pub fn run(args: &AgentArgs) -> Result<(), CommandError> {
         .map_err(|error| CommandError::because("the agent ends", &error))
 }
 
+/// The zstd level of `network_compression`: quick enough for any network that needs it.
+const NETWORK_LEVEL: i8 = 1;
+
+/// How to speak with an agent, by `network_compression`.
+pub(crate) const fn options(network_compression: Option<bool>) -> AgentOptions {
+    let compression = match network_compression {
+        Some(true) => FrameCompression::Always(NETWORK_LEVEL),
+        Some(false) => FrameCompression::Off,
+        None => FrameCompression::WhereItHelps(NETWORK_LEVEL),
+    };
+    AgentOptions { compression }
+}
+
 /// What this program knows of the insides of files.
 pub(crate) fn inspectors() -> Inspectors {
-    Inspectors::none().with(PageInspector)
+    Inspectors::none().with(PageInspector).with(ServerInspector)
 }

@@ -93,8 +93,9 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
     let limit = args.bwlimit.or(server.config.bandwidth_limit_kib());
     // Only what this machine can do unhindered says how long the next restore will take.
     let is_typical = remote.is_none() && limit.is_none_or(|limit| limit == 0);
+    let is_remote = remote.is_some();
     let done = watch::execute(context, &output, &plan, options, limit, remote)?;
-    let done = done.map_err(|error| refused(&error, &plan))?;
+    let done = done.map_err(|error| refused(&error, &plan, is_remote))?;
     if is_typical && done.delta.is_none() {
         foresee::learn(&server.catalog(), &info, &plan, &done, started.elapsed());
     }
@@ -189,7 +190,7 @@ fn plan(
     let until = supply::archived_until(&available);
     let request = request(available, supply::histories(layout)?, until)?;
     let remote = match &args.remote_ssh_command {
-        Some(command) => Some(Remote::connect(server, command, &request)?),
+        Some(command) => Some(Remote::connect(server, command, args.network_compression(), &request)?),
         None => None,
     };
     let look = |path: &Path| match &remote {
@@ -265,7 +266,7 @@ fn impossible(error: &PlanError, server: &ServerContext) -> CommandError {
 }
 
 /// A restore that failed on the way.
-fn refused(error: &RestoreError, plan: &RestorePlan) -> CommandError {
+fn refused(error: &RestoreError, plan: &RestorePlan, is_remote: bool) -> CommandError {
     let text = CommandError::new(format!("Restore of backup {} failed: {}", plan.backup.id, chain(error)));
     match error {
         RestoreError::NoSpace { .. } => {
@@ -276,7 +277,10 @@ fn refused(error: &RestoreError, plan: &RestorePlan) -> CommandError {
         RestoreError::Running { .. } | RestoreError::OtherCluster { .. } | RestoreError::Busy { .. } => {
             text.hint("nothing was touched")
         }
-        _ if left_behind(plan) => text.hint(
+        RestoreError::Host(_) => text.hint(
+            "look at the destination: what is there can't be started, and is completed by the same with --delta-restore",
+        ),
+        _ if if is_remote { plan.delta } else { left_behind(plan) } => text.hint(
             "the destination can't be started as it is; repeat the restore with --delta-restore to complete it",
         ),
         _ => text.hint("nothing of it was left behind"),

@@ -346,9 +346,11 @@ impl ServerConfig {
         self.text("backup_compression_level").and_then(integer).and_then(|level| level.try_into().ok())
     }
 
-    /// `network_compression`: compress what goes over SSH.
-    pub fn network_compression(&self) -> bool {
-        self.boolean("network_compression")
+    /// `network_compression`: whether to compress what goes over SSH; `None` when it was not set, and it is compressed
+    /// where that helps.
+    pub fn network_compression(&self) -> Option<bool> {
+        let set = self.setting("network_compression")?.source != Source::Default;
+        set.then(|| self.boolean("network_compression"))
     }
 
     /// `parallel_jobs`; `None` when it was not set, and as many as help are used.

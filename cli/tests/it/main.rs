@@ -46,6 +46,7 @@ mod private;
 mod processes;
 mod put_wal;
 mod receive_wal;
+mod remote_restore;
 mod replication_status;
 mod restore;
 mod restore_scene;

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 /// The longest sleep at a time, so that an interruption is seen soon.
 const SLEEP_MAX: Duration = Duration::from_millis(200);
 
+/// How much time in which too little was moved is made up for: a sleep that took too long, a slow read. More would be a burst.
+const CATCH_UP_MAX: Duration = Duration::from_millis(100);
+
 /// A limit in bytes a second, shared by threads.
 #[derive(Debug)]
 pub(super) struct Limiter {
@@ -26,11 +29,8 @@ impl Limiter {
         let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
         let due = {
             let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-            // Time in which nothing was moved is not saved up.
-            let from = due
-                .unwrap_or_else(Instant::now)
-                .max(Instant::now().checked_sub(cost).unwrap_or_else(Instant::now));
-            *due.insert(from + cost)
+            let next = next_due(*due, Instant::now(), cost);
+            *due.insert(next)
         };
         while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             if stop() {
@@ -39,6 +39,12 @@ impl Limiter {
             std::thread::sleep(left.min(SLEEP_MAX));
         }
     }
+}
+
+/// When what costs so much time may have been moved, after all that was due before.
+fn next_due(due: Option<Instant>, now: Instant, cost: Duration) -> Instant {
+    let earliest = now.checked_sub(CATCH_UP_MAX.max(cost)).unwrap_or(now);
+    due.unwrap_or(now).max(earliest) + cost
 }
 
 #[cfg(test)]
@@ -56,6 +62,45 @@ mod tests {
         });
         // 4 MiB at 10 MiB a second; a busy machine may take longer, never less.
         assert!(started.elapsed() >= Duration::from_millis(380), "{:?}", started.elapsed());
+    }
+
+    /// How long moving so many pieces takes whose reading and writing takes `work`, if every sleep takes `late` longer than
+    /// it should, and how long it should take.
+    fn simulated(pieces: u32, cost: Duration, work: Duration, late: Duration) -> (f64, f64) {
+        let start = Instant::now();
+        let (mut now, mut due) = (start, None);
+        for _ in 0..pieces {
+            now += work;
+            let wake = next_due(due, now, cost);
+            due = Some(wake);
+            if wake > now {
+                now = wake + late;
+            }
+        }
+        ((now - start).as_secs_f64(), cost.as_secs_f64() * f64::from(pieces))
+    }
+
+    #[test]
+    fn the_rate_is_true_to_within_five_percent_whatever_a_piece_costs() {
+        let us = Duration::from_micros;
+        for (pieces, cost) in [(20_000, us(200)), (4000, us(1000)), (1000, us(6000)), (40, us(125_000))] {
+            for work in [us(0), cost / 4, cost * 9 / 10] {
+                for late in [us(0), us(60), us(2000)] {
+                    let (took, should) = simulated(pieces, cost, work, late);
+                    assert!(
+                        (took / should - 1.0).abs() < 0.05,
+                        "{cost:?} {work:?} {late:?}: {took} of {should} s"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_pause_is_not_made_up_for_by_a_burst() {
+        let now = Instant::now();
+        let due = next_due(Some(now), now + Duration::from_secs(60), Duration::from_millis(10));
+        assert_eq!(due, now + Duration::from_secs(60) - CATCH_UP_MAX + Duration::from_millis(10));
     }
 
     #[test]

@@ -304,11 +304,11 @@ fn restore(
     for (tree, mode) in plan.trees.iter().zip(content.modes(plan)?) {
         ground.claim(&tree.to, mode, plan.delta)?;
     }
-    over::check(ground, &content.sources)?;
+    over::check(plan, ground, &content.sources)?;
     ground.mark(&plan.backup.id)?;
     let mut delta = None;
     if ground.is_in_use() {
-        over::check(ground, &content.sources)?;
+        over::check(plan, ground, &content.sources)?;
         ground.disarm(&[Path::new(PG_CONTROL), Path::new(CONTROL_IN_WAITING)])?;
         delta = Some(over::clear_the_way(plan, &content.listings, ground)?);
     }

@@ -18,6 +18,8 @@ pub struct BackupFacts {
     pub id: String,
     /// The server's major version.
     pub major: u32,
+    /// The cluster's system identifier, as far as it was recorded.
+    pub system_id: Option<u64>,
     /// The timeline it was taken on.
     pub timeline: TimelineId,
     /// Where recovery has to begin: the backup label's start position.

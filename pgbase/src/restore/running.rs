@@ -6,11 +6,12 @@
 //! while backends still run, all processes are asked where they work: PostgreSQL's work in their data directory.
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use barkeep_transport::host::{Inspection, Inspector, Reread};
 use rustix::process::{Pid, test_kill_process};
 
 /// Largest `postmaster.pid` read, in bytes.
@@ -31,6 +32,39 @@ impl std::fmt::Display for Running {
             Running::Process(pid) => write!(f, "process {pid}"),
             Running::Socket(path) => write!(f, "it answers at {path:?}"),
         }
+    }
+}
+
+/// Looks for a server at the far end: reads any file of a data directory, told the directory's path, and finds how the
+/// server is known, or nothing. To be registered with the agent of a machine that is restored to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ServerInspector;
+
+/// The inspector's name.
+pub(super) const INSPECTOR: &str = "server";
+
+impl Inspector for ServerInspector {
+    fn name(&self) -> &'static str {
+        INSPECTOR
+    }
+
+    fn begin(&self, data: &[u8], _path: &Path, _offset: u64) -> Result<Option<Box<dyn Inspection>>, String> {
+        use std::os::unix::ffi::OsStrExt;
+        let found = find(Path::new(std::ffi::OsStr::from_bytes(data)));
+        Ok(Some(Box::new(Answer(found.map(|server| server.to_string().into_bytes()).unwrap_or_default()))))
+    }
+}
+
+#[derive(Debug)]
+struct Answer(Vec<u8>);
+
+impl Inspection for Answer {
+    fn look(&mut self, _offset: u64, _bytes: &mut [u8], _reread: &mut Reread<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn findings(self: Box<Self>) -> Vec<u8> {
+        self.0
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) fn backup() -> BackupFacts {
         begin: Lsn::from_u64(0x200_0028),
         end: Lsn::from_u64(0x300_0100),
         end_time: None,
+        system_id: None,
         segment_size: SegmentSize::DEFAULT,
         format: BackupFormat::Plain,
         data: PathBuf::from("/backup/data"),

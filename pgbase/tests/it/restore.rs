@@ -127,6 +127,7 @@ fn back_up(cluster: &Cluster, directory: &Path) -> BackupFacts {
         begin: unpacked.start,
         end: unpacked.end,
         end_time: PgTimestamp::from_unix_micros(now.as_micros().try_into().unwrap()),
+        system_id: None,
         segment_size: cluster.value("show wal_segment_size").parse::<SegmentSize>().unwrap(),
         format: BackupFormat::Plain,
         data: directory.join("data"),

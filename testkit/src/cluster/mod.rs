@@ -162,6 +162,18 @@ impl Cluster {
         self.try_query_text(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
+    /// As [`Cluster::query_text`], in another database.
+    #[track_caller]
+    #[must_use]
+    pub fn query_text_in(&self, database: &str, sql: &str) -> Vec<String> {
+        let run = || -> Result<Vec<String>, postgres::Error> {
+            let mut client = self.try_client(database)?;
+            Ok(client.simple_query(sql)?.iter().filter_map(first_column).collect())
+        };
+        let result = std::thread::scope(|scope| scope.spawn(run).join().expect("an SQL thread"));
+        result.unwrap_or_else(|error| panic!("{database}: {sql}: {error}"))
+    }
+
     /// As [`Cluster::query_text`], where the statement may fail.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::frame::{Frame, FrameKind, FrameOutput, read_frame};
-use super::greeting::answer;
+use super::greeting::{FrameCompression, answer};
 use super::message::{self, ReadPart, Request};
 use super::wire::{Decoder, Encoder, Malformed};
 use super::{CREDIT_BYTES, FRAME_BYTES_MAX, PING_AFTER, REQUESTS_MAX, SILENCE_MAX};
@@ -24,8 +24,8 @@ const REQUEST_BYTES: usize = 512 << 10;
 /// How to speak with an agent.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AgentOptions {
-    /// The zstd level for all that is sent, both ways; `None` sends everything as it is.
-    pub compression: Option<i8>,
+    /// How what is sent is compressed, both ways.
+    pub compression: FrameCompression,
 }
 
 /// The files of the machine at the other end of a pair of streams.
@@ -95,10 +95,10 @@ impl AgentHost {
         options: AgentOptions,
     ) -> Result<Self, HostError> {
         let mut output: Output = Box::new(output);
-        let level = options.compression.unwrap_or(0);
-        answer(&mut input, &mut output, level).map_err(|error| HostError::Lost(error.to_string()))?;
+        let compression = options.compression;
+        answer(&mut input, &mut output, compression).map_err(|error| HostError::Lost(error.to_string()))?;
         let connection = Arc::new(Connection {
-            output: FrameOutput::new(Closable(Some(output)), level),
+            output: FrameOutput::new(Closable(Some(output)), compression),
             state: Mutex::new(State {
                 waiting: HashMap::new(),
                 next: 0,

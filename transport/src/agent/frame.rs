@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::sync::{Mutex, PoisonError};
 
 use super::FRAME_BYTES_MAX;
+use super::greeting::FrameCompression;
 
 /// Size of a frame's header in bytes: length of the payload, kind, flags, two bytes of zero, request.
 pub(super) const HEADER_BYTES: usize = 12;
@@ -74,15 +75,13 @@ pub(super) fn read_frame(input: &mut impl Read) -> io::Result<Option<Frame>> {
     if length > FRAME_BYTES_MAX || flags & !COMPRESSED != 0 {
         return Err(invalid("a frame that is too long or has unknown flags"));
     }
-    // Taken bit by bit, so that an announced length costs nothing before its bytes come.
-    let mut payload = Vec::new();
+    let mut payload = Vec::with_capacity(length);
     input.take(length as u64).read_to_end(&mut payload)?;
     if payload.len() < length {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     if flags & COMPRESSED != 0 {
-        payload = zstd::bulk::decompress(&payload, FRAME_BYTES_MAX)
-            .map_err(|_| invalid("a frame that can't be decompressed"))?;
+        payload = decompress(&payload).ok_or_else(|| invalid("a frame that can't be decompressed"))?;
     }
     Ok(Some(Frame { kind, request: u32::from_le_bytes([r0, r1, r2, r3]), payload }))
 }
@@ -93,19 +92,41 @@ pub(super) fn invalid(what: &'static str) -> io::Error {
 
 thread_local! {
     /// A compressor is large: each sending thread keeps its own, with its level.
-    static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+    static COMPRESSOR: RefCell<Option<Kept>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+struct Kept {
+    level: i8,
+    compressor: zstd::bulk::Compressor<'static>,
+    /// How many frames are sent as they are before it is tried again.
+    skip: u32,
+}
+
+/// How many frames are sent as they are after one that compression made little difference to.
+const SKIPPED_FRAMES: u32 = 15;
+
+fn decompress(packed: &[u8]) -> Option<Vec<u8>> {
+    // What a frame says of its size is believed only so far.
+    let size = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten();
+    let size = size.and_then(|size| usize::try_from(size).ok()).unwrap_or(FRAME_BYTES_MAX);
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        if kept.is_none() {
+            *kept = zstd::bulk::Decompressor::new().ok();
+        }
+        kept.as_mut()?.decompress(packed, size.min(FRAME_BYTES_MAX)).ok()
+    })
 }
 
 /// Where frames go, from many threads.
 #[derive(Debug)]
 pub(super) struct FrameOutput<W> {
     output: Mutex<W>,
-    /// The zstd level; 0 for none.
-    compression: i8,
+    compression: FrameCompression,
 }
 
 impl<W: Write> FrameOutput<W> {
-    pub(super) const fn new(output: W, compression: i8) -> Self {
+    pub(super) const fn new(output: W, compression: FrameCompression) -> Self {
         FrameOutput { output: Mutex::new(output), compression }
     }
 
@@ -115,8 +136,10 @@ impl<W: Write> FrameOutput<W> {
     /// When writing fails, or the payload is too long for a frame.
     pub(super) fn send(&self, kind: FrameKind, request: u32, payload: &[u8]) -> io::Result<()> {
         let packed = match self.compression {
-            level if level != 0 && payload.len() >= COMPRESS_FROM_BYTES => compress(level.into(), payload),
-            _ => None,
+            _ if payload.len() < COMPRESS_FROM_BYTES => None,
+            FrameCompression::Off => None,
+            FrameCompression::Always(level) => compress(level, false, payload),
+            FrameCompression::WhereItHelps(level) => compress(level, true, payload),
         };
         let (payload, flags) = packed.as_deref().map_or((payload, 0), |packed| (packed, COMPRESSED));
         let length = u32::try_from(payload.len()).ok().filter(|length| *length as usize <= FRAME_BYTES_MAX);
@@ -143,14 +166,25 @@ impl<W: Write> FrameOutput<W> {
     }
 }
 
-/// The payload compressed, if that makes it smaller.
-fn compress(level: i32, payload: &[u8]) -> Option<Vec<u8>> {
+/// The payload compressed, if that makes it smaller; with `must_help`, by a quarter at least.
+fn compress(level: i8, must_help: bool, payload: &[u8]) -> Option<Vec<u8>> {
     COMPRESSOR.with_borrow_mut(|kept| {
-        if kept.as_ref().is_none_or(|(kept_level, _)| *kept_level != level) {
-            *kept = Some((level, zstd::bulk::Compressor::new(level).ok()?));
+        if kept.as_ref().is_none_or(|kept| kept.level != level) {
+            let compressor = zstd::bulk::Compressor::new(level.into()).ok()?;
+            *kept = Some(Kept { level, compressor, skip: 0 });
         }
-        let (_, compressor) = kept.as_mut()?;
-        compressor.compress(payload).ok().filter(|packed| packed.len() < payload.len())
+        let kept = kept.as_mut()?;
+        if must_help && kept.skip > 0 {
+            kept.skip -= 1;
+            return None;
+        }
+        let packed = kept.compressor.compress(payload).ok()?;
+        let enough = if must_help { payload.len() / 4 * 3 } else { payload.len() };
+        if packed.len() < enough {
+            return Some(packed);
+        }
+        kept.skip = SKIPPED_FRAMES;
+        None
     })
 }
 
@@ -158,7 +192,9 @@ fn compress(level: i32, payload: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn sent(compression: i8, payload: &[u8]) -> Vec<u8> {
+    const OFF: FrameCompression = FrameCompression::Off;
+
+    fn sent(compression: FrameCompression, payload: &[u8]) -> Vec<u8> {
         let output = FrameOutput::new(Vec::new(), compression);
         output.send(FrameKind::Part, 7, payload).unwrap();
         output.with(std::mem::take)
@@ -166,7 +202,7 @@ mod tests {
 
     #[test]
     fn frames_come_out_as_they_went_in() {
-        for compression in [0, 3] {
+        for compression in [OFF, FrameCompression::Always(3), FrameCompression::WhereItHelps(1)] {
             for payload in [&b""[..], b"short", &[7; 100_000]] {
                 let bytes = sent(compression, payload);
                 let frame = read_frame(&mut &bytes[..]).unwrap().unwrap();
@@ -174,13 +210,30 @@ mod tests {
                 assert_eq!(frame.payload, payload);
             }
         }
-        assert!(sent(3, &[7; 100_000]).len() < 1000);
+        assert!(sent(FrameCompression::Always(3), &[7; 100_000]).len() < 1000);
+    }
+
+    #[test]
+    fn what_compression_does_not_help_is_sent_as_it_is() {
+        let mut state = 1_u32;
+        let noise = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        });
+        let noise: Vec<u8> = noise.take(100_000).collect();
+        for number in 0..40 {
+            let bytes = sent(FrameCompression::WhereItHelps(1), &noise);
+            assert_eq!(bytes.len(), HEADER_BYTES + noise.len(), "{number}");
+        }
+        let text = [7; 100_000];
+        let small = (0..40).filter(|_| sent(FrameCompression::WhereItHelps(1), &text).len() < 1000).count();
+        assert!(small >= 40 - SKIPPED_FRAMES as usize, "it is tried again: {small}");
     }
 
     #[test]
     fn what_is_no_frame_is_refused() {
         assert!(read_frame(&mut &b""[..]).unwrap().is_none());
-        let good = sent(0, b"payload");
+        let good = sent(OFF, b"payload");
         for length in 1..good.len() {
             assert!(read_frame(&mut &good[..length]).is_err(), "{length}");
         }
@@ -190,7 +243,9 @@ mod tests {
             assert!(read_frame(&mut &bytes[..]).is_err(), "{at}");
         }
         assert!(
-            FrameOutput::new(Vec::new(), 0).send(FrameKind::Part, 1, &vec![0; FRAME_BYTES_MAX + 1]).is_err()
+            FrameOutput::new(Vec::new(), OFF)
+                .send(FrameKind::Part, 1, &vec![0; FRAME_BYTES_MAX + 1])
+                .is_err()
         );
     }
 

@@ -20,8 +20,39 @@ const CHATTER_SHOWN: usize = 300;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Terms {
     pub(super) version: u16,
-    /// The zstd level for frames, 0 for none.
-    pub(super) compression: i8,
+    pub(super) compression: FrameCompression,
+}
+
+/// How what is sent is compressed, both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FrameCompression {
+    /// Not at all.
+    #[default]
+    Off,
+    /// By this zstd level, which is not 0.
+    Always(i8),
+    /// The same, as long as it makes much of a difference. What is saved on a connection's encryption is then more than it
+    /// costs.
+    WhereItHelps(i8),
+}
+
+impl FrameCompression {
+    /// As in a greeting: the level, or 0, and whether it is only where it helps.
+    const fn encode(self) -> [u8; 2] {
+        match self {
+            FrameCompression::Off => [0, 0],
+            FrameCompression::Always(level) => [level.to_le_bytes()[0], 0],
+            FrameCompression::WhereItHelps(level) => [level.to_le_bytes()[0], 1],
+        }
+    }
+
+    const fn decode([level, helps]: [u8; 2]) -> Self {
+        match (i8::from_le_bytes([level]), helps) {
+            (0, _) => FrameCompression::Off,
+            (level, 0) => FrameCompression::Always(level),
+            (level, _) => FrameCompression::WhereItHelps(level),
+        }
+    }
 }
 
 /// No common ground.
@@ -51,20 +82,19 @@ pub(super) fn greet(input: &mut impl Read, output: &mut impl Write) -> Result<Te
     input.read_exact(&mut magic)?;
     let mut rest = [0; 4];
     input.read_exact(&mut rest)?;
-    let [low, high, compression, _reserved] = rest;
+    let [low, high, level, helps] = rest;
     let version = u16::from_le_bytes([low, high]);
     if magic != *CLIENT_MAGIC || !(OLDEST_VERSION..=NEWEST_VERSION).contains(&version) {
         return Err(GreetingError::NoClient);
     }
-    let compression = i8::from_le_bytes([compression]);
-    Ok(Terms { version, compression })
+    Ok(Terms { version, compression: FrameCompression::decode([level, helps]) })
 }
 
 /// The client's side.
 pub(super) fn answer(
     input: &mut impl Read,
     output: &mut impl Write,
-    compression: i8,
+    compression: FrameCompression,
 ) -> Result<Terms, GreetingError> {
     let (oldest, newest) = find_greeting(input)?;
     let version = newest.min(NEWEST_VERSION);
@@ -73,8 +103,7 @@ pub(super) fn answer(
     }
     let mut answer = CLIENT_MAGIC.to_vec();
     answer.extend_from_slice(&version.to_le_bytes());
-    answer.extend_from_slice(&compression.to_le_bytes());
-    answer.push(0);
+    answer.extend_from_slice(&compression.encode());
     output.write_all(&answer)?;
     output.flush()?;
     Ok(Terms { version, compression })
@@ -118,33 +147,44 @@ mod tests {
         let mut sent = Vec::new();
         let bytes = [greeting(b"Welcome to db1!\n\0barkeep\n", 1, 1), b"rest".to_vec()].concat();
         let mut input = &bytes[..];
-        let terms = answer(&mut input, &mut sent, 3).unwrap();
-        assert_eq!(terms, Terms { version: 1, compression: 3 });
+        let compression = FrameCompression::Always(3);
+        let terms = answer(&mut input, &mut sent, compression).unwrap();
+        assert_eq!(terms, Terms { version: 1, compression });
         assert_eq!(input, b"rest");
         let mut out = Vec::new();
         assert_eq!(greet(&mut &sent[..], &mut out).unwrap(), terms);
+        for other in [FrameCompression::Off, FrameCompression::Always(-3), FrameCompression::WhereItHelps(1)]
+        {
+            assert_eq!(FrameCompression::decode(other.encode()), other);
+        }
     }
 
     #[test]
     fn newer_agents_speak_what_this_side_knows() {
         let bytes = greeting(b"", 1, 9);
-        assert_eq!(answer(&mut &bytes[..], &mut Vec::new(), 0).unwrap().version, NEWEST_VERSION);
+        assert_eq!(
+            answer(&mut &bytes[..], &mut Vec::new(), FrameCompression::Off).unwrap().version,
+            NEWEST_VERSION
+        );
     }
 
     #[test]
     fn sides_without_a_common_version_say_so_plainly() {
         for (oldest, newest) in [(7, 9), (0, 0)] {
             let bytes = greeting(b"", oldest, newest);
-            let error = answer(&mut &bytes[..], &mut Vec::new(), 0).unwrap_err().to_string();
+            let error =
+                answer(&mut &bytes[..], &mut Vec::new(), FrameCompression::Off).unwrap_err().to_string();
             assert!(error.contains("update the older"), "{error}");
         }
     }
 
     #[test]
     fn what_came_instead_of_an_agent_is_shown() {
-        let error = answer(&mut &b"bash: barkeep: command not found\n"[..], &mut Vec::new(), 0).unwrap_err();
+        let error =
+            answer(&mut &b"bash: barkeep: command not found\n"[..], &mut Vec::new(), FrameCompression::Off)
+                .unwrap_err();
         assert!(error.to_string().ends_with("instead: bash: barkeep: command not found"), "{error}");
         let endless = vec![b'x'; CHATTER_BYTES_MAX * 2];
-        assert!(answer(&mut &endless[..], &mut Vec::new(), 0).is_err());
+        assert!(answer(&mut &endless[..], &mut Vec::new(), FrameCompression::Off).is_err());
     }
 }

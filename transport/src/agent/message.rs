@@ -204,6 +204,7 @@ fn encode_change(out: &mut Encoder, change: &Change) {
             out.option(*modified_ns, Encoder::i64);
         }
         Action::Sync => out.u8(11),
+        Action::Lock => out.u8(12),
     }
 }
 
@@ -226,6 +227,7 @@ fn decode_change(input: &mut Decoder<'_>) -> Result<Change, Malformed> {
             modified_ns: input.option(Decoder::i64)?,
         },
         11 => Action::Sync,
+        12 => Action::Lock,
         _ => return Err(Malformed),
     };
     Ok(Change { root, path, action })
@@ -244,6 +246,7 @@ pub(super) fn encode_entry(out: &mut Encoder, entry: &Entry) {
     out.u32(entry.mode);
     out.u32(entry.owner.uid);
     out.u32(entry.owner.gid);
+    out.u32(entry.links);
     out.path(&entry.target);
 }
 
@@ -261,6 +264,7 @@ pub(super) fn decode_entry(input: &mut Decoder<'_>) -> Result<Entry, Malformed> 
         modified_ns: input.i64()?,
         mode: input.u32()?,
         owner: Owner { uid: input.u32()?, gid: input.u32()? },
+        links: input.u32()?,
         target: input.path()?,
     })
 }

@@ -26,7 +26,8 @@ fn everything(dir: &Path) -> Confinement {
 
 #[test]
 fn an_agent_is_a_host() {
-    for compression in [None, Some(1)] {
+    for compression in [FrameCompression::Off, FrameCompression::Always(1), FrameCompression::WhereItHelps(1)]
+    {
         let dir = tempfile::tempdir().unwrap();
         let (host, agent) = start(everything(dir.path()), Inspectors::none(), AgentOptions { compression });
         conformance::check(&host, dir.path());
@@ -166,7 +167,7 @@ fn hello() -> Vec<u8> {
 }
 
 fn frame(kind: FrameKind, request: u32, payload: &[u8]) -> Vec<u8> {
-    let output = frame::FrameOutput::new(Vec::new(), 0);
+    let output = frame::FrameOutput::new(Vec::new(), FrameCompression::Off);
     output.send(kind, request, payload).unwrap();
     output.with(std::mem::take)
 }

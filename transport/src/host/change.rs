@@ -19,7 +19,12 @@ impl Files {
         if base.access != Access::Change {
             return Err(Errno::ROFS.into());
         }
-        change.make(&base)
+        match change.action {
+            Action::Lock => {
+                self.lock(base.open_at(&change.path, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty())?)
+            }
+            _ => change.make(&base),
+        }
     }
 }
 
@@ -79,6 +84,8 @@ impl Change {
                 }
             }
             Action::Sync => Ok(rustix::fs::fsync(open_or_itself(base, path)?)?),
+            // Not for the moment of a change, but as long as the host lives.
+            Action::Lock => Err(Errno::INVAL.into()),
         }
     }
 }

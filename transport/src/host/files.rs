@@ -1,9 +1,11 @@
 //! The open directories of a host.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::beneath::Base;
@@ -13,12 +15,14 @@ use super::{Access, HostError, Inspectors, ROOTS_MAX, Root};
 #[derive(Debug)]
 pub(crate) struct Files {
     bases: RwLock<Vec<Arc<Base>>>,
+    /// Files that are locked as long as they are open.
+    locked: Mutex<Vec<OwnedFd>>,
     pub(super) inspectors: Inspectors,
 }
 
 impl Files {
     pub(crate) const fn new(inspectors: Inspectors) -> Self {
-        Files { bases: RwLock::new(Vec::new()), inspectors }
+        Files { bases: RwLock::new(Vec::new()), locked: Mutex::new(Vec::new()), inspectors }
     }
 
     pub(crate) fn open(&self, path: &Path, access: Access) -> Result<Root, HostError> {
@@ -42,6 +46,21 @@ impl Files {
 
     pub(super) fn base_or_refusal(&self, root: Root) -> Result<Arc<Base>, HostError> {
         self.base(root).map_err(|_| HostError::Refused(format!("directory {} is not open", root.0)))
+    }
+
+    /// Locks a file as long as there are these files.
+    pub(super) fn lock(&self, file: OwnedFd) -> io::Result<()> {
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        // The one who had it locked may have removed it just before.
+        if rustix::fs::fstat(&file)?.st_nlink == 0 {
+            return Err(Errno::WOULDBLOCK.into());
+        }
+        let mut locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
+        if locked.len() >= ROOTS_MAX {
+            return Err(Errno::NOLCK.into());
+        }
+        locked.push(file);
+        Ok(())
     }
 
     pub(crate) fn sync(&self, root: Root) -> Result<(), HostError> {

@@ -145,6 +145,7 @@ fn entry(path: PathBuf, kind: Kind, stat: &Stat, target: PathBuf) -> Entry {
         modified_ns: modified_ns(stat),
         mode: stat.st_mode & 0o7777,
         owner: Owner { uid: stat.st_uid, gid: stat.st_gid },
+        links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
         target,
     }
 }

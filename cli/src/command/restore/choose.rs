@@ -34,6 +34,7 @@ pub(in crate::command) fn facts(catalog: &Catalog, info: &BackupInfo) -> Result<
     Ok(BackupFacts {
         id: info.id.to_string(),
         major: version / 10_000,
+        system_id: info.system_id.as_deref().and_then(|id| id.parse().ok()),
         timeline: info.timeline.ok_or_else(|| missing("timeline"))?,
         begin: info.begin_xlog.ok_or_else(|| missing("begin_xlog"))?,
         end: info.end_xlog.ok_or_else(|| missing("end_xlog"))?,

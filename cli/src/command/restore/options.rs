@@ -37,7 +37,7 @@ pub(super) fn refuse_unavailable(args: &RestoreArgs) -> Result<(), CommandError>
     match unavailable.into_iter().find(|(_, asked)| *asked) {
         None => Ok(()),
         Some((what, _)) => Err(CommandError::new(format!("{what} is not supported yet"))
-            .hint("barkeep restores plain, full backups to a local, empty directory")),
+            .hint("barkeep restores full backups, here or to another machine")),
     }
 }
 

@@ -3,16 +3,14 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use barkeep_transport::agent::{AgentOptions, Confinement};
+use barkeep_transport::agent::Confinement;
 use barkeep_transport::remote::{AgentChoice, RemoteHost};
 use barkeep_transport::ssh::Ssh;
 use pgbase::restore::{RestoreRequest, WalSupply};
 
+use crate::command::agent;
 use crate::context::ServerContext;
 use crate::error::CommandError;
-
-/// The zstd level of `network_compression`.
-const NETWORK_LEVEL: i8 = 1;
 
 /// Another machine, and a directory here for what is made on the way.
 pub(super) struct Remote {
@@ -52,6 +50,7 @@ impl Remote {
     pub(super) fn connect(
         server: &ServerContext,
         command: &str,
+        compression: Option<bool>,
         request: &RestoreRequest,
     ) -> Result<Self, CommandError> {
         let ssh = Ssh::from_command(command)
@@ -67,7 +66,7 @@ impl Remote {
             change.push(staging.clone());
         }
         let confinement = Confinement { read: Vec::new(), change };
-        let options = AgentOptions { compression: config.network_compression().then_some(NETWORK_LEVEL) };
+        let options = agent::options(compression.or_else(|| config.network_compression()));
         let host = RemoteHost::connect(&ssh, agent, &confinement, options)
             .map_err(|error| CommandError::because("the destination can't be reached", &error))?;
         Ok(Remote { host, staging: Staging::create(&config.backup_directory())? })

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 /// What is compared and written as a whole, in bytes: a page of a relation, as nearly all clusters have them.
-const BLOCK_BYTES: usize = 8192;
+pub(super) const BLOCK_BYTES: usize = 8192;
 /// How much is read at a time, in bytes.
 pub(super) const PIECE_BYTES: usize = 1 << 20;
 

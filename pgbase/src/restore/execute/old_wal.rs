@@ -12,11 +12,11 @@ use super::{PRIVATE_DIRECTORY, RestoreError};
 use crate::copy::{Kind, Owner};
 
 /// Where WAL that was not archived goes, in `pg_wal`; a number follows.
-const SHELF: &str = "kept-by-restore-";
+pub(super) const SHELF: &str = "kept-by-restore-";
 /// How many such directories there may be.
-const SHELVES_MAX: u32 = 10_000;
+pub(super) const SHELVES_MAX: u32 = 10_000;
 /// PostgreSQL's own directories in `pg_wal`.
-const STATUS: &str = "archive_status";
+pub(super) const STATUS: &str = "archive_status";
 const SUMMARIES: &str = "summaries";
 
 /// WAL that was moved out of the way.
@@ -38,17 +38,13 @@ pub(super) fn shelve(wal: &Root, owner: Option<Owner>) -> Result<Option<ShelvedW
     for entry in entries {
         let name = entry.name.to_string_lossy().into_owned();
         let path = Path::new(&entry.name);
-        let is_wal =
-            matches!(name.parse(), Ok(WalFile::Segment(_) | WalFile::Partial(_) | WalFile::History(_)));
-        match entry.kind {
-            Kind::Directory if name.starts_with(SHELF) => {}
-            Kind::Directory if name == STATUS || name == SUMMARIES => {
+        match fate(&name, entry.kind, &archived) {
+            Fate::Stays => {}
+            Fate::IsEmptied => {
                 let emptied = wal.directory.directory(path).and_then(|status| status.remove_contents(0));
                 emptied.map_err(|error| failed(path, error))?;
             }
-            // Somebody's own.
-            Kind::Directory => {}
-            Kind::File if is_wal && !archived.contains(&name) => {
+            Fate::IsShelved => {
                 let shelf = match &mut shelved {
                     Some((shelf, files)) => {
                         *files += 1;
@@ -58,10 +54,38 @@ pub(super) fn shelve(wal: &Root, owner: Option<Owner>) -> Result<Option<ShelvedW
                 };
                 wal.directory.rename(path, &shelf.join(path)).map_err(|error| failed(path, error))?;
             }
-            _ => wal.directory.remove(path).map_err(|error| failed(path, error))?,
+            Fate::Goes => wal.directory.remove(path).map_err(|error| failed(path, error))?,
         }
     }
     Ok(shelved.map(|(shelf, files)| ShelvedWal { path: wal.path.join(shelf), files }))
+}
+
+/// What becomes of something in `pg_wal`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Somebody's own.
+    Stays,
+    /// A directory of PostgreSQL's.
+    IsEmptied,
+    /// WAL that exists nowhere else, for all that is known.
+    IsShelved,
+    Goes,
+}
+
+pub(super) fn fate(name: &str, kind: Kind, archived: &HashSet<String>) -> Fate {
+    let is_wal =
+        || matches!(name.parse(), Ok(WalFile::Segment(_) | WalFile::Partial(_) | WalFile::History(_)));
+    match kind {
+        Kind::Directory if name == STATUS || name == SUMMARIES => Fate::IsEmptied,
+        Kind::Directory => Fate::Stays,
+        Kind::File if is_wal() && !archived.contains(name) => Fate::IsShelved,
+        _ => Fate::Goes,
+    }
+}
+
+/// The name of a WAL file that a file of the old server's says to be archived.
+pub(super) fn archived_name(status_file: &str) -> Option<&str> {
+    status_file.strip_suffix(".done")
 }
 
 /// Names of WAL files that the old server knew to be archived.
@@ -72,7 +96,7 @@ fn archived(wal: &Root) -> io::Result<HashSet<String>> {
         Err(error) => return Err(error),
     };
     let names = status.entries()?.into_iter();
-    Ok(names.filter_map(|entry| Some(entry.name.to_str()?.strip_suffix(".done")?.to_owned())).collect())
+    Ok(names.filter_map(|entry| Some(archived_name(entry.name.to_str()?)?.to_owned())).collect())
 }
 
 fn new_shelf(wal: &Root, owner: Option<Owner>) -> Result<PathBuf, RestoreError> {

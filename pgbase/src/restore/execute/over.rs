@@ -28,7 +28,7 @@ pub struct DeltaReport {
 }
 
 /// Refuses to touch a directory with a server running on it, or with another cluster in it.
-pub(super) fn check(ground: &Ground, sources: &[Directory]) -> Result<(), RestoreError> {
+pub(super) fn check(plan: &RestorePlan, ground: &Ground, sources: &[Directory]) -> Result<(), RestoreError> {
     let data = ground.data()?;
     if !data.in_use {
         return Ok(());
@@ -37,14 +37,25 @@ pub(super) fn check(ground: &Ground, sources: &[Directory]) -> Result<(), Restor
         return Err(RestoreError::Running { path: data.path.clone(), server: server.to_string() });
     }
     // After an interrupted restore there is none, and the directory was ours already.
-    let (Some(expected), Some(found)) = (sources.first().and_then(system_id), system_id(&data.directory))
-    else {
-        return Ok(());
-    };
-    if found != expected {
-        return Err(RestoreError::OtherCluster { path: data.path.clone(), found, expected });
+    same_cluster(&data.path, expected_system_id(plan, sources), system_id(&data.directory))
+}
+
+/// The system identifier that the backup's record has, or its control file where that can be read.
+pub(super) fn expected_system_id(plan: &RestorePlan, sources: &[Directory]) -> Option<u64> {
+    plan.backup.system_id.or_else(|| sources.first().and_then(system_id))
+}
+
+pub(super) fn same_cluster(
+    path: &Path,
+    expected: Option<u64>,
+    found: Option<u64>,
+) -> Result<(), RestoreError> {
+    match (expected, found) {
+        (Some(expected), Some(found)) if found != expected => {
+            Err(RestoreError::OtherCluster { path: path.to_owned(), found, expected })
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The system identifier, with which the control file begins.
@@ -83,14 +94,14 @@ pub(super) fn clear_the_way(
     Ok(report)
 }
 
-fn expected(listing: &Listing) -> Expected {
+pub(super) fn expected(listing: &Listing) -> Expected {
     let files = listing.files.iter().map(|file| (file.path.clone(), Kind::File));
     let directories = listing.directories.iter().map(|directory| (directory.path.clone(), Kind::Directory));
     files.chain(directories).collect::<HashMap<_, _>>()
 }
 
 /// Files that are written anew, and directories that are made whether the backup has them or not.
-fn expect_configuration(plan: &RestorePlan, expected: &mut Expected) {
+pub(super) fn expect_configuration(plan: &RestorePlan, expected: &mut Expected) {
     for (name, _) in REWRITTEN {
         expected.insert(name.into(), Kind::File);
         expected.insert(format!("{name}{ORIGIN_SUFFIX}").into(), Kind::File);

@@ -79,36 +79,40 @@ pub(super) fn prune_data(
     expected: &Expected,
     apart: &[PathBuf],
 ) -> Result<Pruned, RestoreError> {
-    let own = |path: &Path, kind: Kind| {
-        let mut parts = path.components();
-        let top = parts.next().map(|part| part.as_os_str().to_string_lossy().into_owned());
-        let top = top.unwrap_or_default();
-        if LEFT_ALONE.contains(&&top[..]) || apart.iter().any(|apart| path.starts_with(apart)) {
-            return Verdict::LeaveAlone;
-        }
-        let at_top = parts.next().is_none();
-        let is_own = OWN_DIRECTORIES.contains(&&top[..])
-            || (at_top
-                && kind != Kind::Directory
-                && (OWN_FILES.contains(&&top[..]) || is_old_manifest(&top)));
-        // A link to a directory that only PostgreSQL should have is followed nowhere: it goes.
-        if is_own { Verdict::Remove } else { Verdict::Keep }
-    };
-    prune(root, expected, &own)
+    prune(root, expected, &|path, kind| judge_in_data(path, kind, apart))
+}
+
+/// What becomes of something in the data directory that the backup doesn't have.
+pub(super) fn judge_in_data(path: &Path, kind: Kind, apart: &[PathBuf]) -> Verdict {
+    let mut parts = path.components();
+    let top = parts.next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+    let top = top.unwrap_or_default();
+    if LEFT_ALONE.contains(&&top[..]) || apart.iter().any(|apart| path.starts_with(apart)) {
+        return Verdict::LeaveAlone;
+    }
+    let at_top = parts.next().is_none();
+    let is_own = OWN_DIRECTORIES.contains(&&top[..])
+        || (at_top && kind != Kind::Directory && (OWN_FILES.contains(&&top[..]) || is_old_manifest(&top)));
+    // A link to a directory that only PostgreSQL should have is followed nowhere: it goes.
+    if is_own { Verdict::Remove } else { Verdict::Keep }
 }
 
 /// Removes what is in the way or PostgreSQL's own from a tablespace's location.
 pub(super) fn prune_tablespace(root: &Root, expected: &Expected, major: u32) -> Result<Pruned, RestoreError> {
-    // Such as `PG_15_202209061`; there is one for each major version that uses the location.
-    let version = format!("PG_{major}_");
-    let own = |path: &Path, _| {
-        let top = path.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
-        if top.is_some_and(|top| top.starts_with(&version)) { Verdict::Remove } else { Verdict::Keep }
-    };
-    prune(root, expected, &own)
+    prune(root, expected, &|path, _| judge_in_tablespace(path, major))
 }
 
-enum Verdict {
+/// What becomes of something in a tablespace's location that the backup doesn't have.
+pub(super) fn judge_in_tablespace(path: &Path, major: u32) -> Verdict {
+    // Such as `PG_15_202209061`; there is one for each major version that uses the location.
+    let version = format!("PG_{major}_");
+    let top = path.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+    if top.is_some_and(|top| top.starts_with(&version)) { Verdict::Remove } else { Verdict::Keep }
+}
+
+/// What becomes of something that the backup doesn't have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
     Remove,
     Keep,
     LeaveAlone,

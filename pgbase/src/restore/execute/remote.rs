@@ -1,34 +1,34 @@
-//! Carrying out a plan on another machine, through a [`Host`]: into empty directories, in the same order as here.
+//! Carrying out a plan on another machine, through a [`Host`]: in the same order as here.
 //!
 //! The far end is told every path and every byte. What has to be worked out first, such as configuration files and
 //! decompressed WAL, is made in a directory here and sent from there.
 
-use std::fs::File;
-use std::io::{self, Read};
+mod over;
+mod send;
+mod unpack;
+
+use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use barkeep_transport::host::{Access, Action, Change, Host, HostError, Kind, PIECE_BYTES, Root};
+use barkeep_transport::host::{Access, Action, Change, Host, HostError, Kind, Root};
 
 use super::super::destination::{DestinationState, INCOMPLETE_MARKER, state_by_names};
-use super::super::facts::{BackupFormat, RestorePlan, STAGED_WAL, WalPlace};
-use super::super::tree::{FileJob, PG_CONTROL};
-use super::super::wal_copy;
+use super::super::facts::{RestorePlan, STAGED_WAL, WalPlace};
+use super::super::tree::PG_CONTROL;
 use super::{
     CONTROL_IN_WAITING, Content, MANIFEST, PRIVATE_DIRECTORY, PRIVATE_FILE, Phase, RestoreError,
-    RestoreEvent, RestoreObserver, RestoreReport, configure, ground, space,
+    RestoreEvent, RestoreObserver, RestoreReport, configure, ground, manifest_aside, space,
 };
-use crate::copy::{CopyMethod, Directory};
-use crate::pool;
+use crate::copy::Directory;
 
-/// Files below this size are sent several at a time, in bytes.
-const SMALL_BYTES: u64 = 128 << 10;
-/// Most files that are sent at a time.
-const BATCH_FILES: usize = 64;
 /// Most names looked at to tell what is in a directory.
 const NAMES_MAX: usize = 64;
 /// The directory itself, for what can be done to it.
 const ITSELF: &str = ".";
+/// The directory, in that for what is made on the way, for configuration out of an archive.
+const UNPACKED: &str = "unpacked";
 
 /// Looks at a destination on another machine. Its agent has made the directory if it was missing.
 ///
@@ -68,20 +68,36 @@ pub fn execute_remote(
     staging: &Path,
     observer: &dyn RestoreObserver,
 ) -> Result<RestoreReport, RestoreError> {
-    let plain = plan.backup.format != BackupFormat::Tar && !plan.delta;
-    if !plain {
-        let what = "only plain backups are restored to another machine, and only into empty directories";
-        return Err(HostError::Refused(what.to_owned()).into());
-    }
     observer.event(RestoreEvent::Phase(Phase::Listing));
     let content = Content::open(plan)?;
     let mut far = Far { host, plan, staging, observer, roots: Vec::new(), wal: None, claimed: false };
     let result = far.restore(content, jobs);
-    if result.is_err() && far.claimed {
+    if result.is_err() && far.claimed && !far.is_in_use() {
         // Nobody can do more about what is left if the host can't be reached.
         let _ = far.clear();
     }
     result
+}
+
+/// Something that is at a destination.
+#[derive(Debug, Clone)]
+struct There {
+    kind: Kind,
+    size: u64,
+    mode: u32,
+    /// Whether somebody else knows it by another name.
+    shared: bool,
+    target: PathBuf,
+}
+
+/// A destination at the far end.
+#[derive(Debug)]
+struct FarRoot {
+    root: Root,
+    path: PathBuf,
+    /// What a delta restore found, in the order in which directories come before what is in them.
+    names: Vec<PathBuf>,
+    there: HashMap<PathBuf, There>,
 }
 
 /// The destinations at the far end.
@@ -90,43 +106,27 @@ struct Far<'a> {
     plan: &'a RestorePlan,
     staging: &'a Path,
     observer: &'a dyn RestoreObserver,
-    roots: Vec<Root>,
+    roots: Vec<FarRoot>,
     /// Where WAL goes: a directory, and the path in it.
     wal: Option<(Root, PathBuf)>,
     /// Whether what is there is ours.
     claimed: bool,
 }
 
-/// Something to send.
-enum Job {
-    Files(Vec<FileJob>),
-    /// By its index in the plan.
-    Wal(usize),
-}
-
 impl Far<'_> {
     fn restore(&mut self, mut content: Content, jobs: usize) -> Result<RestoreReport, RestoreError> {
         let plan = self.plan;
         self.claim()?;
-        let data = self.roots[0];
-        let modes = content.modes(plan)?;
-        let mut made = Vec::new();
-        for ((root, mode), listing) in self.roots.iter().zip(modes).zip(&content.listings) {
-            made.push(change(*root, ITSELF, metadata(mode)));
-            made.extend(
-                listing
-                    .directories
-                    .iter()
-                    .map(|job| change(*root, &job.path, Action::CreateDirectory { mode: job.mode })),
-            );
+        self.check(&content)?;
+        self.mark()?;
+        let mut delta = None;
+        if self.is_in_use() {
+            self.check(&content)?;
+            self.disarm()?;
+            delta = Some(self.clear_the_way(&content.listings)?);
         }
-        self.make(made)?;
-        let extra: Vec<Change> = ["global", "pg_tblspc", "pg_wal", "pg_wal/archive_status"]
-            .into_iter()
-            .chain((plan.wal_place == WalPlace::Staged).then_some(STAGED_WAL))
-            .map(|name| change(data, name, Action::CreateDirectory { mode: PRIVATE_DIRECTORY }))
-            .collect();
-        self.make_or_find(extra)?;
+        self.make_directories(&content)?;
+        let data = self.data()?.root;
         if plan.wal_place == WalPlace::PgWal {
             let marks = plan.wal.iter().map(|wal| {
                 let name = format!("pg_wal/archive_status/{}.done", wal.name);
@@ -142,13 +142,20 @@ impl Far<'_> {
             bytes: report.bytes.saturating_add(space::wal_bytes(plan)),
             wal_files: report.wal_files,
         });
-        let top_names: Vec<PathBuf> = content
+        let mut top_names: Vec<PathBuf> = content
             .listings
             .first()
             .map(|listing| listing.files.iter().map(|file| file.path.clone()).collect())
             .unwrap_or_default();
+        let mut written = 0;
+        if !content.archives.is_empty() {
+            let unpacked = self.unpack_all(&content.archives, jobs)?;
+            (report.files, report.bytes, written) = (unpacked.files, unpacked.bytes, unpacked.bytes);
+            top_names = unpacked.top_names;
+        }
         let files = content.take_files();
-        self.send_all(&content.sources, files, jobs)?;
+        written += self.send_all(&content.sources, files, jobs)?;
+        report.delta = delta.map(|delta| super::DeltaReport { written, ..delta });
 
         self.observer.event(RestoreEvent::Phase(Phase::Configuring));
         let links = plan.trees.iter().filter_map(|tree| {
@@ -157,20 +164,21 @@ impl Far<'_> {
             Some(change(data, format!("pg_tblspc/{oid}"), Action::SymbolicLink { target }))
         });
         self.make(links.collect())?;
-        let inherited = content.sources.first().ok_or_else(|| super::no_control(plan))?;
-        self.configure(inherited, &top_names, &mut report)?;
-        let control = inherited.read(Path::new(PG_CONTROL));
-        let mut control = control.map_err(|error| RestoreError::read(Path::new(PG_CONTROL), error))?;
-        let mode = content.control_mode.unwrap_or(PRIVATE_FILE);
-        self.send_file(data, Path::new(CONTROL_IN_WAITING), mode, &mut control, &AtomicBool::new(false))?;
-        if top_names.iter().any(|name| name == Path::new(MANIFEST)) {
-            let to = PathBuf::from(format!("{MANIFEST}.{}", plan.backup.id));
-            self.make(vec![change(data, MANIFEST, Action::Rename { to })])?;
+        self.configure(&content, &top_names, &mut report)?;
+        if let Some(source) = content.sources.first() {
+            let control = source.read(Path::new(PG_CONTROL));
+            let mut control = control.map_err(|error| RestoreError::read(Path::new(PG_CONTROL), error))?;
+            let mode = content.control_mode.unwrap_or(PRIVATE_FILE);
+            self.send_file(data, Path::new(CONTROL_IN_WAITING), mode, &mut control, &AtomicBool::new(false))?;
+            if top_names.iter().any(|name| name == Path::new(MANIFEST)) {
+                let to = PathBuf::from(manifest_aside(plan));
+                self.make(vec![change(data, MANIFEST, Action::Rename { to })])?;
+            }
         }
 
         self.observer.event(RestoreEvent::Phase(Phase::Syncing));
         let wal = self.wal.iter().map(|(root, _)| *root);
-        for root in self.roots.iter().copied().chain(wal) {
+        for root in self.roots.iter().map(|root| root.root).chain(wal) {
             self.host.sync(root)?;
         }
         if self.observer.cancelled() {
@@ -185,25 +193,85 @@ impl Far<'_> {
         Ok(report)
     }
 
-    /// Opens the destinations, which must be empty still, and marks the data directory as unfinished.
+    /// Opens the destinations, which must be empty still unless this is a delta restore.
     fn claim(&mut self) -> Result<(), RestoreError> {
         for tree in &self.plan.trees {
             let root = self.host.open(&tree.to, Access::Change)?;
-            if !names(self.host, root)?.is_empty() {
+            let mut far = FarRoot { root, path: tree.to.clone(), names: Vec::new(), there: HashMap::new() };
+            if self.plan.delta {
+                self.list(&mut far)?;
+            } else if !names(self.host, root)?.is_empty() {
                 return Err(RestoreError::NotEmpty { path: tree.to.clone() });
             }
-            self.roots.push(root);
+            self.roots.push(far);
         }
-        let data = *self.roots.first().ok_or_else(|| super::no_control(self.plan))?;
+        let data = self.data()?.root;
         self.wal = Some(match &self.plan.wal_place {
             WalPlace::PgWal => (data, PathBuf::from("pg_wal")),
             WalPlace::Staged => (data, PathBuf::from(STAGED_WAL)),
             WalPlace::Elsewhere(path) => (self.host.open(path, Access::Change)?, PathBuf::new()),
         });
-        // The mark itself makes sure that nobody else is at it.
-        self.make(vec![change(data, INCOMPLETE_MARKER, Action::CreateFile { mode: PRIVATE_FILE })])?;
+        Ok(())
+    }
+
+    fn data(&self) -> Result<&FarRoot, RestoreError> {
+        self.roots.first().ok_or_else(|| super::no_control(self.plan))
+    }
+
+    /// Whether anything was there before.
+    fn is_in_use(&self) -> bool {
+        self.roots.iter().any(|root| !root.names.is_empty())
+    }
+
+    /// Says in the data directory that it isn't finished, and keeps other restores out of it.
+    fn mark(&mut self) -> Result<(), RestoreError> {
+        let data = self.data()?;
+        let (root, path) = (data.root, data.path.clone());
+        let busy = || RestoreError::Busy { path: path.clone() };
+        let is_busy = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::WouldBlock)
+        };
+        let mut changes = Vec::new();
+        if !data.there.contains_key(Path::new(INCOMPLETE_MARKER)) {
+            changes.push(change(root, INCOMPLETE_MARKER, Action::CreateFile { mode: PRIVATE_FILE }));
+        }
+        changes.push(change(root, INCOMPLETE_MARKER, Action::Lock));
+        changes.push(change(root, INCOMPLETE_MARKER, Action::Sync));
+        changes.push(change(root, ITSELF, Action::Sync));
+        for (change, outcome) in changes.iter().zip(self.host.change(&changes)?) {
+            match outcome {
+                Err(error) if is_busy(&error) => return Err(busy()),
+                outcome => outcome.map_err(|error| RestoreError::write(&self.full_path(change), error))?,
+            }
+        }
         self.claimed = true;
         Ok(())
+    }
+
+    fn make_directories(&self, content: &Content) -> Result<(), RestoreError> {
+        let modes = content.modes(self.plan)?;
+        let mut made = Vec::new();
+        for ((far, mode), listing) in self.roots.iter().zip(modes).zip(&content.listings) {
+            // What is in use has the mode that its owner gave it.
+            if far.names.is_empty() {
+                made.push(change(far.root, ITSELF, metadata(mode)));
+            }
+            for job in &listing.directories {
+                let action = match far.there.get(&job.path) {
+                    Some(there) if there.kind == Kind::Directory => metadata(job.mode),
+                    _ => Action::CreateDirectory { mode: job.mode },
+                };
+                made.push(change(far.root, &job.path, action));
+            }
+        }
+        self.make(made)?;
+        let data = self.data()?.root;
+        let extra: Vec<Change> = ["global", "pg_tblspc", "pg_wal", "pg_wal/archive_status"]
+            .into_iter()
+            .chain((self.plan.wal_place == WalPlace::Staged).then_some(STAGED_WAL))
+            .map(|name| change(data, name, Action::CreateDirectory { mode: PRIVATE_DIRECTORY }))
+            .collect();
+        self.make_or_find(extra)
     }
 
     /// Makes changes, all of which must succeed.
@@ -234,127 +302,30 @@ impl Far<'_> {
     }
 
     fn full_path(&self, change: &Change) -> PathBuf {
-        let tree = self.roots.iter().position(|root| *root == change.root);
-        let tree = tree.and_then(|index| self.plan.trees.get(index));
-        tree.map_or_else(|| change.path.clone(), |tree| tree.to.join(&change.path))
-    }
-
-    fn send_all(&self, sources: &[Directory], files: Vec<FileJob>, jobs: usize) -> Result<(), RestoreError> {
-        let (mut large, small): (Vec<FileJob>, Vec<FileJob>) =
-            files.into_iter().partition(|file| file.size >= SMALL_BYTES);
-        large.sort_by_key(|file| std::cmp::Reverse(file.size));
-        let mut work: Vec<Job> = large.into_iter().map(|file| Job::Files(vec![file])).collect();
-        work.extend((0..self.plan.wal.len()).map(Job::Wal));
-        let mut batch = Vec::new();
-        for file in small {
-            batch.push(file);
-            if batch.len() >= BATCH_FILES {
-                work.push(Job::Files(std::mem::take(&mut batch)));
-            }
-        }
-        work.push(Job::Files(batch));
-        pool::run(
-            &work,
-            jobs.max(1),
-            || (),
-            |(), job, stop| match job {
-                Job::Files(files) => self.send_files(sources, files, stop),
-                Job::Wal(index) => self.send_wal(*index, stop),
-            },
-        )
-    }
-
-    fn send_files(
-        &self,
-        sources: &[Directory],
-        files: &[FileJob],
-        stop: &AtomicBool,
-    ) -> Result<(), RestoreError> {
-        let mut changes = Vec::new();
-        for job in files {
-            let (Some(source), Some(root)) = (sources.get(job.tree), self.roots.get(job.tree)) else {
-                continue;
-            };
-            let from =
-                || self.plan.trees.get(job.tree).map_or(job.path.clone(), |tree| tree.from.join(&job.path));
-            let mut file = job.open(source).map_err(|error| RestoreError::read(&from(), error))?;
-            if job.size >= SMALL_BYTES {
-                self.send_file(*root, &job.path, job.mode, &mut file, stop)?;
-                continue;
-            }
-            let mut data = Vec::new();
-            file.take(SMALL_BYTES * 2)
-                .read_to_end(&mut data)
-                .map_err(|error| RestoreError::read(&from(), error))?;
-            changes.push(change(*root, &job.path, Action::CreateFile { mode: job.mode }));
-            if !data.is_empty() {
-                changes.push(change(*root, &job.path, Action::Write { offset: 0, data }));
-            }
-        }
-        if changes.is_empty() {
-            return Ok(());
-        }
-        self.make(changes)?;
-        self.account(files.iter().filter(|job| job.size < SMALL_BYTES).map(|job| job.size).sum(), stop)
-    }
-
-    /// Sends one file, leaving out what is zero.
-    fn send_file(
-        &self,
-        root: Root,
-        path: &Path,
-        mode: u32,
-        mut file: &mut dyn Read,
-        stop: &AtomicBool,
-    ) -> Result<(), RestoreError> {
-        self.make(vec![change(root, path, Action::CreateFile { mode })])?;
-        let mut offset = 0;
-        loop {
-            let mut data = Vec::with_capacity(PIECE_BYTES);
-            let read = (&mut file).take(PIECE_BYTES as u64).read_to_end(&mut data);
-            let bytes = read.map_err(|error| RestoreError::read(path, error))? as u64;
-            if bytes == 0 {
-                return self.make(vec![change(root, path, Action::Truncate { size: offset })]);
-            }
-            if data.iter().any(|byte| *byte != 0) {
-                self.make(vec![change(root, path, Action::Write { offset, data })])?;
-            }
-            offset += bytes;
-            self.account(bytes, stop)?;
-        }
-    }
-
-    fn send_wal(&self, index: usize, stop: &AtomicBool) -> Result<(), RestoreError> {
-        let (Some(wal), Some((root, directory))) = (self.plan.wal.get(index), &self.wal) else {
-            return Ok(());
-        };
-        let path = self.staging.join(&wal.name);
-        let copy = || -> io::Result<File> {
-            let staging = Directory::open(self.staging)?;
-            let size = self.plan.backup.segment_size;
-            wal_copy::place(wal, &staging, size, None, &CopyMethod::default(), &|_| Ok(()))?;
-            let file = File::open(&path)?;
-            // Open, it needs no name.
-            std::fs::remove_file(&path)?;
-            Ok(file)
-        };
-        let mut file = copy().map_err(|source| RestoreError::Copy {
-            from: wal.from.clone(),
-            to: path.clone(),
-            source,
-        })?;
-        self.send_file(*root, &directory.join(&wal.name), PRIVATE_FILE, &mut file, stop)
+        let root = self.roots.iter().find(|root| root.root == change.root);
+        root.map_or_else(|| change.path.clone(), |root| root.path.join(&change.path))
     }
 
     /// Works the configuration out here, and sends it.
     fn configure(
         &self,
-        inherited: &Directory,
+        content: &Content,
         copied: &[PathBuf],
         report: &mut RestoreReport,
     ) -> Result<(), RestoreError> {
         let directory =
             Directory::open(self.staging).map_err(|error| RestoreError::write(self.staging, error))?;
+        // What came out of an archive was put aside.
+        let unpacked = match content.sources.first() {
+            Some(_) => None,
+            None => {
+                let path = self.staging.join(UNPACKED);
+                Some(Directory::open(&path).map_err(|error| RestoreError::read(&path, error))?)
+            }
+        };
+        let Some(inherited) = content.sources.first().or(unpacked.as_ref()) else {
+            return Err(super::no_control(self.plan));
+        };
         let here = ground::Root { path: self.staging.to_owned(), directory, in_use: false };
         configure::configure(self.plan, inherited, &here, None, report)?;
         report.missing_files.retain(|name| !copied.iter().any(|path| path == Path::new(name)));
@@ -365,7 +336,11 @@ impl Far<'_> {
                 .directory
                 .read(name)
                 .map_err(|error| RestoreError::read(&self.staging.join(name), error))?;
-            self.send_file(self.roots[0], name, PRIVATE_FILE, &mut file, &AtomicBool::new(false))?;
+            let data = self.data()?;
+            if data.there.contains_key(name) || copied.iter().any(|copied| copied == name) {
+                self.make(vec![change(data.root, name, Action::RemoveFile)])?;
+            }
+            self.send_file(data.root, name, PRIVATE_FILE, &mut file, &AtomicBool::new(false))?;
         }
         Ok(())
     }
@@ -381,21 +356,22 @@ impl Far<'_> {
     /// Removes all that is in the destinations, which were empty.
     fn clear(&self) -> Result<(), RestoreError> {
         let wal = self.wal.iter().filter(|(_, path)| path.as_os_str().is_empty()).map(|(root, _)| *root);
-        for root in self.roots.iter().copied().chain(wal) {
-            let mut removals = Vec::new();
-            self.host.walk(root, &[], &mut |entry| {
-                let action = match entry.kind {
-                    Kind::Directory => Action::RemoveDirectory,
-                    _ => Action::RemoveFile,
-                };
-                removals.push(Change { root, path: entry.path, action });
-                Ok(())
-            })?;
-            // What is in a directory goes before it.
-            removals.reverse();
-            self.host.change(&removals)?;
+        for root in self.roots.iter().map(|root| root.root).chain(wal) {
+            self.host.change(&self.removals(root)?)?;
         }
         Ok(())
+    }
+
+    /// What removes all that is in a directory.
+    fn removals(&self, root: Root) -> Result<Vec<Change>, RestoreError> {
+        let mut removals = Vec::new();
+        self.host.walk(root, &[], &mut |entry| {
+            removals.push(Change { root, path: entry.path, action: over::removal(entry.kind) });
+            Ok(())
+        })?;
+        // What is in a directory goes before it.
+        removals.reverse();
+        Ok(removals)
     }
 }
 

@@ -81,6 +81,7 @@ impl Stage {
         RestoreRequest {
             backup: BackupFacts {
                 data: self.path("data"),
+                system_id: None,
                 segment_size: SegmentSize::MIN,
                 begin: pgwal::Lsn::from_u64(2 * SEGMENT as u64 + 40),
                 end: pgwal::Lsn::from_u64(3 * SEGMENT as u64 + 256),

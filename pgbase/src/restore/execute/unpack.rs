@@ -27,7 +27,7 @@ use crate::tar::{Entry, EntryKind, Event, TarParser, Trailer};
 /// How much is decompressed at a time, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
 /// How many such pieces may wait to be written.
-const PIECES_WAITING: usize = 8;
+pub(super) const PIECES_WAITING: usize = 8;
 
 /// An archive, open.
 #[derive(Debug)]
@@ -58,6 +58,11 @@ impl Archive {
         let file = open().map_err(|source| RestoreError::read(path, source))?;
         let stored_bytes = file.metadata().map_err(|source| RestoreError::read(path, source))?.len();
         Ok(Archive { path: path.clone(), file: Mutex::new(Some(file)), stored_bytes })
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -131,17 +136,14 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn run(&mut self, observer: &dyn RestoreObserver, stop: &AtomicBool) -> Result<(), RestoreError> {
-        let taken = self.archive.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        let Some(file) = taken else { return Err(RestoreError::Cancelled) };
         let ended = AtomicBool::new(false);
         let give_up =
             || stop.load(Ordering::Relaxed) || ended.load(Ordering::Relaxed) || observer.cancelled();
         let tell = |bytes| observer.event(RestoreEvent::Copied { bytes });
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel(PIECES_WAITING);
-            let counted = Counted { file, tell: &tell };
-            let give_up = &give_up;
-            scope.spawn(move || decompress(counted, sender, give_up));
+            let (give_up, tell, archive) = (&give_up, &tell, self.archive);
+            scope.spawn(move || decompress_into(archive, tell, sender, give_up));
             let result = self.write_all(receiver);
             ended.store(true, Ordering::Relaxed);
             if stop.load(Ordering::Relaxed) || observer.cancelled() {
@@ -217,6 +219,20 @@ impl Job<'_> {
         let found = self.root.directory.kind_at(path);
         let found = found.map_err(|source| RestoreError::write(&self.root.path.join(path), source))?;
         if found.is_none() || found == wanted { Ok(()) } else { self.root.remove_any(path) }
+    }
+}
+
+/// Decompresses an archive piece by piece into `pieces`, once.
+pub(super) fn decompress_into(
+    archive: &Archive,
+    tell: &(dyn Fn(u64) + Sync),
+    pieces: SyncSender<io::Result<Bytes>>,
+    give_up: &dyn Fn() -> bool,
+) {
+    let taken = archive.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    match taken {
+        Some(file) => decompress(Counted { file, tell }, pieces, give_up),
+        None => drop(pieces.send(Err(io::Error::other("the archive was read before")))),
     }
 }
 

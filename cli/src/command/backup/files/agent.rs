@@ -1,16 +1,13 @@
 //! The way to the server's files.
 
-use barkeep_transport::agent::{AgentOptions, Confinement};
+use barkeep_transport::agent::Confinement;
 use barkeep_transport::host::{Host, LocalHost};
 use barkeep_transport::remote::{AgentChoice, RemoteHost};
 use barkeep_transport::ssh::Ssh;
 use pgbase::file_backup::FileBackupPlan;
 
-use crate::command::agent::inspectors;
+use crate::command::agent::{inspectors, options};
 use crate::error::CommandError;
-
-/// The zstd level of `network_compression`: quick enough for any network that needs it.
-const NETWORK_LEVEL: i8 = 1;
 
 /// Where the server's files are.
 #[derive(Debug, Clone)]
@@ -24,7 +21,7 @@ pub(in super::super) enum Way {
         /// Which agent.
         agent: AgentChoice,
         /// Whether to compress on the way.
-        compression: bool,
+        compression: Option<bool>,
     },
 }
 
@@ -64,8 +61,7 @@ impl Way {
                 read.extend(plan.tablespaces.iter().map(|tablespace| tablespace.location.clone()));
                 read.extend(plan.outside_files.iter().filter_map(|file| file.parent()).map(Into::into));
                 let confinement = Confinement { read, change: Vec::new() };
-                let options = AgentOptions { compression: compression.then_some(NETWORK_LEVEL) };
-                let host = RemoteHost::connect(ssh, *agent, &confinement, options);
+                let host = RemoteHost::connect(ssh, *agent, &confinement, options(*compression));
                 Ok(Opened::Remote(
                     host.map_err(|error| {
                         CommandError::because("the server's files can't be reached", &error)
