@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use pgwal::index::{IndexOptions, Indexer};
-use pgwal::{SegmentSize, WalFile};
+use pgwal::index::{IndexOptions, Indexer, SegmentIndex};
+use pgwal::{SegmentSize, TargetKind, WalFile};
 use proptest::prelude::*;
 
 use super::*;
