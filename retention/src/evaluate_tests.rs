@@ -352,3 +352,22 @@ fn increments_need_later_wal_where_the_policy_needs_them_and_nowhere_else() {
     // The window begins in the root, and what follows it: of its increments nothing.
     assert_eq!(increment("RECOVERY WINDOW OF 2 DAYS", Some(Keep::Standalone)), (Verdict::Obsolete, false));
 }
+
+#[test]
+fn what_does_not_count_stays_until_what_does_has_left_the_window() {
+    let verified = Backup { verified: true, ..Backup::done("b", ago(3.0)) };
+    let backups = [Backup::done("a", ago(10.0)), verified, Backup::done("c", ago(1.0))];
+    let judged = judged("RECOVERY WINDOW OF 7 DAYS VERIFIED", &backups);
+    assert_eq!(judged[0].reason, Reason::DoesNotCount);
+    assert_eq!(judged[0].until, Some(ago(3.0) + DAY * 7));
+    // It is the newest, and nothing newer counts: until when is not known.
+    assert_eq!((&judged[2].reason, judged[2].until), (&Reason::DoesNotCount, None));
+}
+
+#[test]
+fn a_backup_of_a_window_stays_until_the_next_newer_one_has_left_it() {
+    let backups = [10.0, 3.0, 1.0].map(ago);
+    let backups = [("a", 0), ("b", 1), ("c", 2)].map(|(id, at): (_, usize)| Backup::done(id, backups[at]));
+    let untils = judged("RECOVERY WINDOW OF 7 DAYS", &backups).into_iter().map(|judgement| judgement.until);
+    assert_eq!(untils.collect::<Vec<_>>(), [Some(ago(3.0) + DAY * 7), Some(ago(1.0) + DAY * 7), None]);
+}
