@@ -22,6 +22,7 @@ pub mod preflight;
 pub mod processes;
 pub mod rates;
 pub mod reception;
+pub mod seal;
 pub mod state;
 pub mod store;
 mod sweep;

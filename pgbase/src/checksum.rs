@@ -4,11 +4,13 @@
 //! column is hashed by a variant of FNV-1a, and the columns are folded into 16 bits together with the block's number.
 //! Which files have checksums and which pages may be torn follows the server's own base backup (`basebackup.c`).
 
+mod cluster;
 mod relation;
 
 use bytes::Bytes;
 use pgwal::Lsn;
 
+pub use cluster::{CheckedCluster, check_cluster};
 pub use relation::{Fork, RelationFile};
 
 /// Number of columns hashed side by side.

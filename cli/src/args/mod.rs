@@ -353,6 +353,9 @@ pub struct ListBackupsArgs {
     /// Print ids alone
     #[arg(long)]
     pub minimal: bool,
+    /// Also tell how the last drill with each backup went
+    #[arg(long)]
+    pub drills: bool,
 }
 
 /// `list-servers`.

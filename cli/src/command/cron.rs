@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::archive_wal::{self, Verbosity};
 use super::deletion::{self, Cause, Outcome};
-use super::{connect, heal, index, name_map};
+use super::{connect, heal, index, name_map, scheduled_drill};
 use crate::args::CronArgs;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
@@ -104,14 +104,18 @@ fn serve(server: &ServerContext, launcher: &Launcher, sources: &Sources) -> Resu
     } else {
         stop_receiver(server, "has streaming_archiver = off")?;
     }
-    maintain_locked(server, sources)
+    maintain_locked(server, launcher, sources)
 }
 
 /// All of cron's work for one server but the starting of its receiver, for the daemon.
 ///
 /// # Errors
 /// As for cron.
-pub(crate) fn maintain_if_due(server: &ServerContext, sources: &Sources) -> Result<(), CommandError> {
+pub(crate) fn maintain_if_due(
+    server: &ServerContext,
+    launcher: &Launcher,
+    sources: &Sources,
+) -> Result<(), CommandError> {
     if !server.config.active() {
         return stop_receiver(server, "is inactive");
     }
@@ -125,10 +129,14 @@ pub(crate) fn maintain_if_due(server: &ServerContext, sources: &Sources) -> Resu
     if !server.config.streaming_archiver() {
         stop_receiver(server, "has streaming_archiver = off")?;
     }
-    maintain_locked(server, sources)
+    maintain_locked(server, launcher, sources)
 }
 
-fn maintain_locked(server: &ServerContext, sources: &Sources) -> Result<(), CommandError> {
+fn maintain_locked(
+    server: &ServerContext,
+    launcher: &Launcher,
+    sources: &Sources,
+) -> Result<(), CommandError> {
     let (name, output) = (server.name(), &server.output);
     let _lock = match ServerLock::try_acquire(&server.layout(), Task::Cron) {
         Ok(lock) => lock,
@@ -140,11 +148,11 @@ fn maintain_locked(server: &ServerContext, sources: &Sources) -> Result<(), Comm
         }
         Err(error) => return Err(error.into()),
     };
-    maintain(server, sources)
+    maintain(server, launcher, sources)
 }
 
 /// What one server needs every minute. A step that fails keeps none of the others from its turn.
-fn maintain(server: &ServerContext, sources: &Sources) -> Result<(), CommandError> {
+fn maintain(server: &ServerContext, launcher: &Launcher, sources: &Sources) -> Result<(), CommandError> {
     let (name, output) = (server.name(), &server.output);
     let mut first_failure = None;
     let mut step = |outcome: Result<(), CommandError>| {
@@ -169,6 +177,7 @@ fn maintain(server: &ServerContext, sources: &Sources) -> Result<(), CommandErro
     step(index::catch_up(server));
     step(check_waiting(server));
     step(name_map::save_if_due(server, sources.sql.as_ref()));
+    step(scheduled_drill::start_if_due(server, launcher));
     step(finish_deletions(server));
     step(release_keeps(server));
     step(enforce_retention(server));

@@ -5,6 +5,7 @@
 //! settings), and what the drill made is removed at its end, however it ends.
 
 mod checks;
+mod expect;
 mod scratch;
 mod server;
 
@@ -13,9 +14,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use barkeep_catalog::drill::Drill;
+use barkeep_catalog::lock::LockError;
+use barkeep_catalog::preflight::Transaction;
 use barkeep_catalog::rates::{Rates, blend};
 use barkeep_catalog::verification::{Verification, Verified};
-use barkeep_catalog::{BackupInfo, Catalog};
+use barkeep_catalog::{BackupInfo, Catalog, ServerLock};
+use pgbase::checksum::{PageGeometry, check_cluster};
 use pgbase::restore::{
     ExecuteOptions, Foreseen, RestorePlan, RestoreReport, RestoreRequest, Retry, WalSupply, execute, look_at,
     owner_for, plan_restore, resolve_timeline, select_wal,
@@ -46,8 +50,9 @@ pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> 
     let lock = stored_backup::keep_from_deletion(&server, info.id)?;
     let major = info.version.unwrap_or_default() / 10_000;
     let programs = server::find_programs(args.pg_bin.as_deref(), &server.config, major)?;
+    let _alone = alone(&server)?;
     let scratch = Scratch::create(&server, args.directory.as_deref())?;
-    let (plan, target) = plan(&catalog, &info, scratch.path(), args.target)?;
+    let Aim { plan, target, expected } = aim(&catalog, &info, scratch.path(), args.target)?;
     let output = server.output.clone();
     output.info(format!(
         "Drill of server {} with backup {}: restoring below {}, recovering to {target}",
@@ -76,7 +81,7 @@ pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> 
     let patience = Duration::from_secs(args.timeout.into());
     let outcome = context.runtime()?.block_on(async {
         tokio::select! {
-            outcome = checks::run(&running, args, patience) => outcome,
+            outcome = checks::run(&running, args, expected.as_ref(), patience) => outcome,
             signal = signals::stop() => Err(CommandError::new(match signal {
                 Ok(signal) => format!("The drill was {signal}"),
                 Err(error) => format!("signals can't be awaited: {error}"),
@@ -84,11 +89,14 @@ pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> 
         }
     });
     let log = running.stop();
-    let found = match outcome {
+    let mut found = match outcome {
         Ok(found) => found,
         Err(error) if error.is_reported() => return Err(error),
         Err(error) => checks::Found { faults: vec![failure(&error, &log)], ..checks::Found::default() },
     };
+    if found.wants_pages {
+        check_pages(&scratch.data(), &mut found);
+    }
     let recovery_time = found.recovered.map_or_else(|| begun.elapsed(), |at| at.duration_since(begun));
     let drill = Drill {
         id: info.id,
@@ -97,6 +105,7 @@ pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> 
         bytes: report.bytes,
         restore_seconds: restore_time.as_secs_f64(),
         recovery_seconds: recovery_time.as_secs_f64(),
+        last_commit: found.last_commit.clone(),
         faults: found.faults.clone(),
     };
     remember(&server, &catalog, &info, &drill, &plan, &report);
@@ -134,13 +143,18 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// Plans the restore into the scratch directory, and says what it aims at.
-fn plan(
-    catalog: &Catalog,
-    info: &BackupInfo,
-    scratch: &Path,
-    wish: DrillTarget,
-) -> Result<(RestorePlan, String), CommandError> {
+/// What a drill aims at.
+struct Aim {
+    plan: RestorePlan,
+    /// In words.
+    target: String,
+    /// The last commit that has to be there then.
+    expected: Option<Transaction>,
+}
+
+/// Plans the restore into the scratch directory.
+fn aim(catalog: &Catalog, info: &BackupInfo, scratch: &Path, wish: DrillTarget) -> Result<Aim, CommandError> {
+    let archive = expect::Archive::load(catalog, info)?;
     let layout = catalog.layout();
     let backup = choose::facts(catalog, info)?;
     let available = supply::available(layout, info.segment_size, false)?;
@@ -172,12 +186,14 @@ fn plan(
         .map(|tablespace| (tablespace.name.clone(), scratch.join(format!("tablespace-{}", tablespace.oid))))
         .collect();
     let action = kind.as_ref().map(|_| TargetAction::Promote);
+    let target = RecoveryTarget { kind, action, ..RecoveryTarget::default() };
+    let expected = archive.last_commit(catalog, info, &backup, &target)?;
     let request = RestoreRequest {
         backup,
         destination: scratch.join("data"),
         delta: false,
         tablespace_locations: locations,
-        target: RecoveryTarget { kind, action, ..RecoveryTarget::default() },
+        target,
         standby: false,
         wal: WalSupply::Copy { partials: false, staging: None },
         available_wal: available,
@@ -190,7 +206,36 @@ fn plan(
     let plan = plan_restore(request, &look_at).map_err(|error| {
         CommandError::new(format!("Backup {} can't be restored: {}", info.id, chain(&error)))
     })?;
-    Ok((plan, told))
+    Ok(Aim { plan, target: told, expected })
+}
+
+/// One drill at a time: two would measure each other.
+fn alone(server: &ServerContext) -> Result<ServerLock, CommandError> {
+    let private = server.layout().private();
+    barkeep_transport::durable::create_dir_all(&private)?;
+    match ServerLock::acquire_path_within(&private.join("drill.lock"), Duration::ZERO) {
+        Ok(lock) => Ok(lock),
+        Err(LockError::Held { .. }) => {
+            Err(CommandError::new(format!("Another drill of server '{}' is going on", server.name()))
+                .hint("wait for its end"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Looks at every page of the stopped cluster, where there is nothing better.
+fn check_pages(data: &Path, found: &mut checks::Found) {
+    let mut wrong = Vec::new();
+    let checked = check_cluster(data, PageGeometry::DEFAULT, |path, page| {
+        if wrong.len() < checks::FAULTS_MAX {
+            wrong.push(format!("page {} of file {} has a wrong checksum", page.block, path.display()));
+        }
+    });
+    wrong.into_iter().for_each(|fault| found.fault(fault));
+    match checked {
+        Ok(checked) => found.pages = Some(checked),
+        Err(error) => found.fault(format!("the files of the restored cluster can't be read: {error}")),
+    }
 }
 
 /// Keeps the result, the verdict and the rates where others find them.
@@ -245,7 +290,8 @@ fn tell(server: &ServerContext, drill: &Drill, found: &checks::Found) -> Result<
                "bytes": drill.bytes, "restore_seconds": drill.restore_seconds,
                "recovery_seconds": drill.recovery_seconds, "databases": found.databases,
                "indexes_checked": found.indexes, "tables_checked": found.tables, "answers": found.answers,
-               "reached": found.reached, "faults": drill.faults}),
+               "reached": found.reached, "last_commit": drill.last_commit,
+               "page_bytes_checked": found.pages.map(|pages| pages.bytes), "faults": drill.faults}),
     );
     let seconds = |seconds: f64| text::duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     output.info(format!(
@@ -259,7 +305,19 @@ fn tell(server: &ServerContext, drill: &Drill, found: &checks::Found) -> Result<
         "Checked {} databases, {} tables and {} indexes",
         found.databases, found.tables, found.indexes
     ));
-    if found.unchecked > 0 {
+    if let Some(commit) = &drill.last_commit {
+        output.info(format!(
+            "The last commit is the one foretold by the archive: transaction {} at {}, {}",
+            commit.xid, commit.lsn, commit.time
+        ));
+    }
+    if let Some(pages) = found.pages {
+        output.info(format!(
+            "Checked the checksum of every page: {} in {} files",
+            text::size_u64(pages.bytes),
+            pages.files
+        ));
+    } else if found.unchecked > 0 {
         output.warning(format!(
             "{} databases could not be checked: the extension amcheck is not installed for this server",
             found.unchecked

@@ -4,7 +4,7 @@ use barkeep_catalog::{BackupInfo, Status, xlogdb};
 use barkeep_retention::Verdict;
 use serde_json::{Map, Value, json};
 
-use super::shown::{ctime, epoch};
+use super::shown::{LastDrill, ctime, epoch};
 use crate::archive_stats::ArchiveStats;
 use crate::args::ListBackupsArgs;
 use crate::context::{Context, Policy, ServerContext};
@@ -17,6 +17,7 @@ struct List<'a> {
     server: &'a str,
     lines: Vec<Line>,
     minimal: bool,
+    drills: bool,
 }
 
 struct Line {
@@ -24,6 +25,7 @@ struct Line {
     name: Option<String>,
     kind: &'static str,
     status: Status,
+    drill: Option<LastDrill>,
     /// Of usable backups only.
     detail: Option<Detail>,
 }
@@ -48,11 +50,11 @@ pub fn run(context: &mut Context, args: &ListBackupsArgs) -> Result<(), CommandE
             server.output.error(fault.to_string());
         }
         let lines = if args.minimal {
-            backups.iter().rev().map(|backup| Line::new(backup, None)).collect()
+            backups.iter().rev().map(|backup| Line::new(backup, None, None)).collect()
         } else {
             detailed(context, &server, &backups)?
         };
-        let list = List { server: server.name(), lines, minimal: args.minimal };
+        let list = List { server: server.name(), lines, minimal: args.minimal, drills: args.drills };
         context.output().report(&list);
     }
     Ok(())
@@ -78,19 +80,22 @@ fn detailed(
             verdict: verdicts.of(backup.id).map(|judgement| judgement.verdict),
         }
     };
+    let catalog = server.catalog();
     let line = |backup: &BackupInfo| {
-        Line::new(backup, if backup.status.is_usable() { Some(detail(backup)) } else { None })
+        let detail = backup.status.is_usable().then(|| detail(backup));
+        Line::new(backup, detail, LastDrill::of(&catalog, backup.id))
     };
     Ok(backups.iter().rev().map(line).collect())
 }
 
 impl Line {
-    fn new(backup: &BackupInfo, detail: Option<Detail>) -> Self {
+    fn new(backup: &BackupInfo, detail: Option<Detail>, drill: Option<LastDrill>) -> Self {
         Line {
             id: backup.id.to_string(),
             name: backup.backup_name.clone(),
             kind: backup.backup_type().as_str(),
             status: backup.status,
+            drill,
             detail,
         }
     }
@@ -140,6 +145,9 @@ impl Line {
             ];
             object.extend(values.map(|(key, value)| (key.to_owned(), value)));
         }
+        if let Some(drill) = &self.drill {
+            object.insert("drill".to_owned(), drill.json());
+        }
         Value::Object(object)
     }
 }
@@ -164,7 +172,15 @@ impl Report for List<'_> {
     }
 
     fn console(&self, _: Style) -> String {
-        let text = |line: &Line| if self.minimal { line.id.clone() } else { line.console(self.server) };
+        let text = |line: &Line| {
+            if self.minimal {
+                return line.id.clone();
+            }
+            // Barman's line is Barman's: what it does not have is told to who asks for it.
+            let drill = line.drill.as_ref().filter(|_| self.drills);
+            let drill = drill.map(|drill| format!(" - Drill: {}", drill.text())).unwrap_or_default();
+            line.console(self.server) + &drill
+        };
         self.lines.iter().map(|line| text(line) + "\n").collect()
     }
 }

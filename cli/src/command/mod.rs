@@ -43,6 +43,7 @@ pub mod replication_status;
 mod restart;
 pub mod restore;
 pub mod retention;
+pub(crate) mod scheduled_drill;
 pub(crate) mod setup;
 pub mod show_backup;
 pub mod show_servers;

@@ -6,6 +6,7 @@ mod json;
 
 use barkeep_catalog::{Status, xlogdb};
 
+use super::shown::LastDrill;
 use crate::archive_stats::ArchiveStats;
 use crate::args::BackupIdArgs;
 use crate::context::{Context, Policy};
@@ -39,6 +40,7 @@ pub fn run(context: &mut Context, args: &BackupIdArgs) -> Result<(), CommandErro
         previous: backups.usable_before(id).map(|previous| previous.id),
         next: backups.usable_after(id).map(|next| next.id),
         chain: facts::chain(&backups, backup),
+        drill: LastDrill::of(&catalog, id),
     };
     context.output().report(&facts);
     Ok(())

@@ -1,5 +1,8 @@
 //! How Barman writes moments and shares in its answers.
 
+use barkeep_catalog::drill::Drill;
+use barkeep_catalog::seal::Sealed;
+use barkeep_catalog::{BackupId, Catalog};
 use jiff::Zoned;
 
 use crate::config::ServerConfig;
@@ -48,6 +51,40 @@ pub(super) fn percent(share: f64) -> String {
 /// So many a second as `80.00/hour`.
 pub(super) fn hourly(per_second: f64) -> String {
     format!("{:.2}/hour", per_second * 3600.0)
+}
+
+/// The last drill with a backup.
+pub(super) struct LastDrill {
+    pub(super) drill: Drill,
+    sealed: Sealed,
+}
+
+impl LastDrill {
+    /// What is recorded; `None` when there was no drill, or the record can't be understood.
+    pub(super) fn of(catalog: &Catalog, id: BackupId) -> Option<Self> {
+        let (drill, sealed) = catalog.sealed_drill(id).ok().flatten()?;
+        Some(LastDrill { drill, sealed })
+    }
+
+    /// `passed, Wed Nov 25 22:00:00 2026`, and what its seal shows unless it is sound.
+    pub(super) fn text(&self) -> String {
+        let result = if self.drill.passed() { "passed" } else { "failed" };
+        let at = ctime(&self.drill.at.to_zoned(jiff::tz::TimeZone::system()));
+        match self.sealed {
+            Sealed::Sound => format!("{result}, {at}"),
+            sealed => format!("{result}, {at} ({})", sealed.words()),
+        }
+    }
+
+    pub(super) fn json(&self) -> serde_json::Value {
+        let Drill { at, target, bytes, restore_seconds, recovery_seconds, last_commit, faults, .. } =
+            &self.drill;
+        serde_json::json!({
+            "passed": self.drill.passed(), "at": at.to_string(), "seal": self.sealed.words(), "target": target,
+            "bytes": bytes, "restore_seconds": restore_seconds, "recovery_seconds": recovery_seconds,
+            "last_commit": last_commit, "faults": faults,
+        })
+    }
 }
 
 #[cfg(test)]

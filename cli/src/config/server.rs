@@ -256,6 +256,11 @@ impl ServerConfig {
         self.text("backup_schedule").map(str::trim).filter(|text| !text.is_empty())
     }
 
+    /// `drill_schedule`: when cron or the daemon try a backup out, as crontab(5) would have it.
+    pub fn drill_schedule(&self) -> Option<&str> {
+        self.text("drill_schedule").map(str::trim).filter(|text| !text.is_empty())
+    }
+
     /// `notify`: who wants to hear of backups and checks.
     pub fn notify(&self) -> Option<&str> {
         self.text("notify").map(str::trim).filter(|text| !text.is_empty())

@@ -165,7 +165,7 @@ impl Daemon {
             self.last_maintenance = Some(now);
             self.last_archiving = now;
             for server in &self.servers {
-                self.workers.maintain(server, Sources::of(context, server));
+                self.workers.maintain(server, &self.launcher, Sources::of(context, server));
             }
             self.check();
         } else if now - self.last_archiving >= ARCHIVE_INTERVAL {

@@ -1,10 +1,11 @@
 //! The threads of the daemon: what cron would do, one thread for each server that is being looked after.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::command::archive_wal::{self, Verbosity};
-use crate::command::cron::{self, Sources};
+use crate::command::cron::{self, Launcher, Sources};
 use crate::context::ServerContext;
 use crate::error::CommandError;
 
@@ -15,8 +16,9 @@ pub(super) struct Workers {
 
 impl Workers {
     /// Does all of cron's work but for receivers, unless the server's last turn has not ended yet.
-    pub(super) fn maintain(&mut self, server: &ServerContext, sources: Sources) {
-        self.start(server, move |server| cron::maintain_if_due(server, &sources));
+    pub(super) fn maintain(&mut self, server: &ServerContext, launcher: &Arc<Launcher>, sources: Sources) {
+        let launcher = Arc::clone(launcher);
+        self.start(server, move |server| cron::maintain_if_due(server, &launcher, &sources));
     }
 
     /// Archives what has arrived, unless the server's last turn has not ended yet.

@@ -17,16 +17,19 @@ fn programs(major: u32) -> PathBuf {
     testkit::programs::server_bin_dir(major).unwrap()
 }
 
-/// Names, sizes and times of everything below a directory.
-fn picture(directory: &Path) -> BTreeMap<PathBuf, (u64, std::time::SystemTime)> {
+/// Names, contents and times of everything below a directory.
+fn picture(directory: &Path) -> BTreeMap<PathBuf, (Vec<u8>, std::time::SystemTime)> {
     let mut found = BTreeMap::new();
     let mut pending = vec![directory.to_owned()];
     while let Some(path) = pending.pop() {
         let metadata = path.symlink_metadata().unwrap();
+        let mut content = Vec::new();
         if metadata.is_dir() {
             pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            content = fs::read(&path).unwrap();
         }
-        found.insert(path, (metadata.len(), metadata.modified().unwrap()));
+        found.insert(path, (content, metadata.modified().unwrap()));
     }
     found
 }
@@ -55,6 +58,8 @@ fn passes(major: u32, options: &str) {
         assert!(main["databases"].as_u64().unwrap() >= 2, "{json}");
         if target == "end" {
             assert_eq!(main["answers"][0], "1002", "{json}");
+            // The last row's transaction is found in the archive before, and in the cluster after the recovery.
+            assert!(main["last_commit"]["xid"].is_number(), "{json}");
         }
         nothing_left(&packed);
     }
@@ -130,4 +135,72 @@ fn bad_backups_fail_and_say_why() {
     }
     drill(&packed, &bin, &[]).fails_with_one_line(1, &["can't be restored", "is not in the archive"]);
     nothing_left(&packed);
+}
+
+#[test]
+fn rot_that_amcheck_does_not_see_is_found_by_the_checksums() {
+    testkit::require_pg!(13);
+    testkit::require_barman!();
+    let packed = Packed::new(13, "");
+    let json = drill(&packed, &programs(13), &["--target", "immediate", "-f", "json"]).success().json();
+    assert!(json["main"]["page_bytes_checked"].as_u64().unwrap() > 8 << 20, "{json}");
+    // A table that recovery does not touch.
+    let path = packed.cluster.value("select pg_relation_filepath('pg_proc')");
+    let table = packed.data().join(&path);
+    let mut rotten = fs::read(&table).unwrap();
+    rotten[2 * 8192 + 8000] ^= 1;
+    fs::write(&table, rotten).unwrap();
+    let run = drill(&packed, &programs(13), &["--target", "immediate"]).exits_with(1);
+    assert!(run.stderr.contains(&format!("page 2 of file {path} has a wrong checksum")), "{run:#?}");
+}
+
+#[test]
+fn drills_by_schedule_are_shown_signed_and_never_two_at_once() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    let schedule = format!("drill_schedule = * * * * *\npath_prefix = {}", programs(15).display());
+    let packed = Packed::new(15, &schedule);
+    let private = packed.barman.server_dir("main").join(".barkeep");
+    let check = |packed: &Packed| packed.run(&["check", "main"]).stdout;
+    assert!(check(&packed).contains("drill: FAILED (no backup was ever tried out)"));
+
+    // The first look only takes note of the time; from a later one on, a drill is due.
+    packed.run(&["cron"]).success();
+    let note = private.join("drill-schedule.json");
+    let noted: serde_json::Value = serde_json::from_slice(&fs::read(&note).unwrap()).unwrap();
+    assert!(!private.join("drill.lock").exists());
+    let earlier = serde_json::json!({
+        "version": noted["version"], "schedule": noted["schedule"], "looked": "2026-01-01T00:00:00Z",
+    });
+    fs::write(&note, earlier.to_string()).unwrap();
+    packed.run(&["cron"]).success();
+    let drills = private.join("drills");
+    let record = testkit::wait_for("the scheduled drill to be recorded", 120, || {
+        let names = fs::read_dir(&drills).ok()?.map(|entry| entry.unwrap().path());
+        names.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "json"))
+    });
+
+    let listed = packed.run(&["list-backups", "--drills", "main"]).success().stdout;
+    assert!(listed.contains(" - Drill: passed, "), "{listed}");
+    let plain = packed.run(&["list-backups", "main"]).success().stdout;
+    assert_eq!(plain, packed.barman.run(&["list-backups", "main"]), "Barman's lines stay Barman's");
+    let shown = packed.run(&["-f", "json", "show-backup", "main", "latest"]).success().json();
+    let information = &shown["main"]["drill_information"];
+    assert_eq!((&information["passed"], &information["seal"]), (&true.into(), &"signed".into()), "{shown}");
+    assert!(check(&packed).contains("drill: OK"), "{}", check(&packed));
+
+    // What somebody has written into the record is no result.
+    let text = fs::read_to_string(&record).unwrap();
+    fs::write(&record, text.replace("LSN", "lsn").replace("the end", "The end")).unwrap();
+    let listed = packed.run(&["list-backups", "--drills", "main"]).success().stdout;
+    assert!(listed.contains("(not as it was signed)"), "{listed}");
+    assert!(check(&packed).contains("not as it was signed"));
+
+    testkit::wait_for("the scheduled drill to end", 60, || {
+        let scratch = fs::read_dir(private.join("drill")).unwrap().count();
+        (scratch == 0).then_some(())
+    });
+    let lock = fs::File::options().write(true).open(private.join("drill.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    drill(&packed, &programs(15), &[]).fails_with_one_line(1, &["Another drill", "is going on"]);
 }

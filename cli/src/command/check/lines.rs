@@ -6,6 +6,7 @@
 mod archive;
 mod backups;
 mod copying;
+mod drill;
 mod server;
 mod wal;
 
@@ -137,6 +138,10 @@ pub(super) fn all(
         server::archiving(&mut lines, server, live);
     }
     wal::errors(&mut lines, server);
+    // A backup that fails its drill is all the more reason to take another.
+    if scope == Scope::Everything {
+        drill::lines(&mut lines, server, now);
+    }
     if live.timed_out() || !in_time {
         let name = server.name();
         lines.failed(

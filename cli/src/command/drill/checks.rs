@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use barkeep_catalog::drill::LastCommit;
+use barkeep_catalog::preflight::Transaction;
+use pgbase::checksum::CheckedCluster;
 use pgwal::replication::ConnInfo;
 use pgwal::sql::connect;
 use pgwal::sql::tokio_postgres::{Client, SimpleQueryMessage};
@@ -14,7 +17,10 @@ use crate::error::CommandError;
 /// How often it is asked whether it has recovered.
 const POLL: Duration = Duration::from_millis(100);
 /// Most faults that are told.
-const FAULTS_MAX: usize = 100;
+pub(super) const FAULTS_MAX: usize = 100;
+
+/// PostgreSQL 14: amcheck looks at tables too.
+const HEAP_CHECKS: u32 = 140_000;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -28,6 +34,11 @@ pub(super) struct Found {
     pub(super) unchecked: u64,
     pub(super) tables: u64,
     pub(super) indexes: u64,
+    /// Whether the pages are to be looked at once the server is stopped: amcheck has not seen all of them.
+    pub(super) wants_pages: bool,
+    /// What was looked at then.
+    pub(super) pages: Option<CheckedCluster>,
+    pub(super) last_commit: Option<LastCommit>,
     pub(super) answers: Vec<String>,
     pub(super) faults: Vec<String>,
 }
@@ -36,6 +47,7 @@ pub(super) struct Found {
 pub(super) async fn run(
     server: &Server,
     args: &DrillArgs,
+    expected: Option<&Transaction>,
     patience: Duration,
 ) -> Result<Found, CommandError> {
     let client = recovered(server, args, patience).await?;
@@ -44,6 +56,9 @@ pub(super) async fn run(
         .await
         .ok()
         .and_then(|rows| rows.into_iter().next());
+    if let Some(expected) = expected {
+        compare(&client, expected, &mut found).await;
+    }
     let version: u32 = rows(&client, "show server_version_num")
         .await
         .ok()
@@ -68,7 +83,35 @@ pub(super) async fn run(
             Err(error) => found.fault(format!("database \"{}\" can't be opened: {error}", args.database)),
         }
     }
+    let has_checksums = rows(&client, "show data_checksums").await.is_ok_and(|rows| rows == ["on"]);
+    let seen_all = found.unchecked == 0 && version >= HEAP_CHECKS;
+    // What recovery has repaired has to be in the files by then.
+    found.wants_pages = has_checksums && !seen_all && rows(&client, "checkpoint").await.is_ok();
     Ok(found)
+}
+
+/// Looks whether the last commit that should be there is. What is in the archive before the target, and not in the
+/// cluster, was lost on the way.
+async fn compare(client: &Client, expected: &Transaction, found: &mut Found) {
+    let Transaction { xid, lsn, time, .. } = *expected;
+    let next =
+        rows(client, "select pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text").await;
+    let Some(next) = next.ok().and_then(|rows| rows.first()?.parse::<u64>().ok()) else { return };
+    // The newest 64-bit number with these 32 bits that is not in the future.
+    let in_epoch = next & !u64::from(u32::MAX) | u64::from(xid);
+    let full = if in_epoch > next { in_epoch.saturating_sub(1 << 32) } else { in_epoch };
+    match rows(client, &format!("select pg_catalog.pg_xact_status('{full}')")).await {
+        Ok(status) if status == ["committed"] => {
+            let (lsn, time) = (lsn.to_string(), time.to_string());
+            found.last_commit = Some(LastCommit { xid, lsn, time });
+        }
+        Ok(status) => found.fault(format!(
+            "recovery ended too early: transaction {xid}, which committed at {lsn} ({time}), is the last one before the \
+             target by the archive, and is {} in the restored cluster",
+            status.first().filter(|status| !status.is_empty()).map_or("unknown", String::as_str)
+        )),
+        Err(error) => found.fault(format!("the last commit can't be asked for: {error}")),
+    }
 }
 
 /// A session with the server, once it is out of recovery.
@@ -132,7 +175,7 @@ async fn check_database(client: &Client, database: &str, version: u32, found: &m
         }
     }
     // PostgreSQL 13's amcheck knows indexes only.
-    if version < 140_000 {
+    if version < HEAP_CHECKS {
         return;
     }
     let tables = "select c.oid || ' ' || c.oid::regclass from pg_class c join pg_am a on a.oid = c.relam \
@@ -167,7 +210,7 @@ async fn objects(client: &Client, query: &str, database: &str, found: &mut Found
 }
 
 impl Found {
-    fn fault(&mut self, what: String) {
+    pub(super) fn fault(&mut self, what: String) {
         if self.faults.len() < FAULTS_MAX {
             self.faults.push(what);
         }

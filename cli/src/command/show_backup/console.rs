@@ -71,6 +71,19 @@ pub(super) fn render(facts: &Facts<'_>) -> String {
     } else if let Some(error) = &backup.error {
         page.head("Error", error);
     }
+    if let Some(drill) = &facts.drill {
+        page.blank();
+        page.section("Drill information");
+        page.line("Last drill", drill.text());
+        page.line("Target", &drill.drill.target);
+        if let Some(commit) = &drill.drill.last_commit {
+            page.line(
+                "Last commit",
+                format!("{} at {} (transaction {})", commit.time, commit.lsn, commit.xid),
+            );
+        }
+        drill.drill.faults.iter().for_each(|fault| page.line("Fault", fault));
+    }
     page.text
 }
 

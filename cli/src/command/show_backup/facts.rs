@@ -6,6 +6,7 @@ use barkeep_retention::Verdict;
 use pgwal::{TimelineId, WalFile};
 
 use crate::archive_stats::WalOfBackup;
+use crate::command::shown::LastDrill;
 use crate::context::ServerContext;
 
 /// A backup and its surroundings.
@@ -23,6 +24,8 @@ pub(super) struct Facts<'a> {
     pub(super) next: Option<BackupId>,
     /// The backups it is built on, itself first; the full one is last.
     pub(super) chain: Vec<BackupId>,
+    /// The last drill with it.
+    pub(super) drill: Option<LastDrill>,
 }
 
 /// How long a copy took and how fast it was.

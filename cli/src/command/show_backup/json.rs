@@ -51,6 +51,9 @@ impl Report for Facts<'_> {
         } else if let Some(error) = &backup.error {
             put("error", json!(error));
         }
+        if let Some(drill) = &self.drill {
+            object.insert("drill_information".to_owned(), drill.json());
+        }
         Value::Object(object)
     }
 
