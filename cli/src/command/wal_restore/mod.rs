@@ -142,6 +142,13 @@ impl Request {
 
     fn fetch(&self, source: &Source, output: &Output) -> Result<(), CommandError> {
         let postmaster = self.recovery.as_ref().map_or(0, Recovery::postmaster);
+        if self
+            .spool
+            .as_ref()
+            .is_some_and(|spool| spool.take_at_once(self.file, postmaster, &self.destination))
+        {
+            return Ok(());
+        }
         let asked = self.spool.as_ref().map(|spool| (spool, spool.ask(self.file, postmaster)));
         match &asked {
             Some((spool, Some(Answer::Ready))) if spool.take(self.file, &self.destination).is_ok() => {

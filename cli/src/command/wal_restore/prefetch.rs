@@ -21,7 +21,7 @@ use super::plan::{Plan, depth};
 use super::recovery::Recovery;
 use super::served::Courier;
 use super::source::{FetchError, Source};
-use super::spool::{Answer, Spool, short_path};
+use super::spool::{Answer, SOCKET, Spool, short_path};
 
 /// How often it is looked whether the recovery goes on.
 const WATCH_INTERVAL: Duration = Duration::from_millis(300);
@@ -67,8 +67,9 @@ pub(super) fn serve(
     }
     // Nothing that lies there is trusted: it may be of another time.
     empty(&spool);
+    spool.own(recovery.as_ref().map_or(0, Recovery::postmaster))?;
     let directory = File::open(spool.path())?;
-    let listener = UnixListener::bind(short_path(&directory, "socket"))?;
+    let listener = UnixListener::bind(short_path(&directory, SOCKET))?;
     let mut state = State { last_question: Some(Instant::now()), ..State::default() };
     state.plan.size = SegmentSize::new(spool.segment_bytes());
     match first {

@@ -1,7 +1,8 @@
 //! The directory in which the next files lie ready, and how a call asks for one.
 //!
 //! It belongs to one destination and one source, so two recoveries never share it. In it: `lock`, held by the prefetcher while
-//! it lives; `socket`, where it is asked; files under their own names, whole and checked; and `part-N`, being fetched.
+//! it lives; `socket`, where it is asked; `owner`, the server that it works for; files under their own names, whole and checked;
+//! and `part-N`, being fetched.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
@@ -21,6 +22,10 @@ use super::landing::Landing;
 
 /// What the prefetcher's directory is called, before a hash of what it is for.
 const NAME: &str = ".barkeep-prefetch-";
+/// The socket on which the prefetcher is asked.
+pub(super) const SOCKET: &str = "socket";
+/// The file that names the server's process, 0 where there is none.
+const OWNER: &str = "owner";
 /// By which a process knows that it is to be the prefetcher: the segment size in bytes (0 if unknown), a colon, and the
 /// directory.
 const VARIABLE: &str = "BARKEEP_PREFETCHER";
@@ -110,10 +115,31 @@ impl Spool {
         Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("'{}' is not ours", self.path.display())))
     }
 
+    /// Puts a file in its place that lies ready already, and tells the prefetcher without waiting for its answer. Whether that
+    /// is done; if not, it has to be asked.
+    pub(super) fn take_at_once(&self, file: WalFile, postmaster: i32, destination: &Path) -> bool {
+        let Ok(directory) = File::open(&self.path) else { return false };
+        // It lives, and has emptied the directory of what another one had left.
+        let Ok(mut stream) = UnixStream::connect(short_path(&directory, SOCKET)) else { return false };
+        let owner = fs::read_to_string(self.path.join(OWNER));
+        if owner.ok().as_deref() != Some(&owner_line(postmaster)) || self.take(file, destination).is_err() {
+            return false;
+        }
+        let _ = stream.set_write_timeout(Some(ANSWER_PATIENCE));
+        // If it does not hear of this, it ends after a while, and the next call starts another.
+        let _ = stream.write_all(question(file, postmaster).as_bytes());
+        true
+    }
+
+    /// Writes down for which server the directory is.
+    pub(super) fn own(&self, postmaster: i32) -> io::Result<()> {
+        fs::write(self.path.join(OWNER), owner_line(postmaster))
+    }
+
     /// Asks the prefetcher for a file. `None` when there is no prefetcher.
     pub(super) fn ask(&self, file: WalFile, postmaster: i32) -> Option<Answer> {
         let directory = File::open(&self.path).ok()?;
-        let mut stream = UnixStream::connect(short_path(&directory, "socket")).ok()?;
+        let mut stream = UnixStream::connect(short_path(&directory, SOCKET)).ok()?;
         Some(converse(&mut stream, file, postmaster).unwrap_or(Answer::Direct))
     }
 
@@ -149,10 +175,18 @@ pub(super) fn short_path(directory: &File, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
 }
 
+fn question(file: WalFile, postmaster: i32) -> String {
+    format!("get {file} {postmaster}\n")
+}
+
+fn owner_line(postmaster: i32) -> String {
+    format!("{postmaster}\n")
+}
+
 fn converse(stream: &mut UnixStream, file: WalFile, postmaster: i32) -> io::Result<Answer> {
     stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
     stream.set_write_timeout(Some(ANSWER_PATIENCE))?;
-    stream.write_all(format!("get {file} {postmaster}\n").as_bytes())?;
+    stream.write_all(question(file, postmaster).as_bytes())?;
     let mut lines = BufReader::new(stream);
     loop {
         let mut line = String::new();
