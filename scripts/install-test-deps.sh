@@ -242,6 +242,8 @@ main() {
     if [ ! -x "$deps/pg/16/bin/pg_waldump" ] && [ -d "$deps/pg/16/bin" ] && [ -x "$deps/barman/bin/pip" ]; then
         install_waldump16 || notice "tests with pg_waldump 16 will be skipped"
     fi
+    # Some tests kill barkeep at each of its system calls.
+    command -v strace >/dev/null 2>&1 || apt_install strace
     # One test looks at a page.
     command -v chromium >/dev/null 2>&1 || apt_install chromium
     report
