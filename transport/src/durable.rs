@@ -98,7 +98,12 @@ impl DurableError {
 /// The result of a durable operation.
 pub type Result<T> = std::result::Result<T, DurableError>;
 
-/// Replaces `path` by a file holding `bytes`, with mode 0666 less the umask.
+/// The mode of files that are nobody else's business.
+const PRIVATE_FILE: u32 = 0o600;
+/// The mode of such directories.
+const PRIVATE_DIRECTORY: u32 = 0o700;
+
+/// Replaces `path` by a file holding `bytes`, for its owner alone.
 ///
 /// # Errors
 /// At the first step that fails; `path` then has its old content.
@@ -108,7 +113,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     file.publish()
 }
 
-/// Creates `path` holding `bytes`; never touches an existing file.
+/// Creates `path` holding `bytes`, for its owner alone; never touches an existing file.
 ///
 /// # Errors
 /// With kind `AlreadyExists` when the name is taken; otherwise at the first step that fails.
@@ -243,13 +248,13 @@ pub fn empty_dir(path: &Path, but_for: &[&str]) -> Result<()> {
     }
 }
 
-/// Creates a directory and its missing ancestors with mode 0777 less the umask, and fsyncs the parent of each one
+/// Creates a directory and its missing ancestors, for their owner alone, and fsyncs the parent of each one
 /// created.
 ///
 /// # Errors
 /// At the first step that fails, also when a file is in the way.
 pub fn create_dir_all(path: &Path) -> Result<()> {
-    create_dir_all_mode(path, 0o777)
+    create_dir_all_mode(path, PRIVATE_DIRECTORY)
 }
 
 /// Like [`create_dir_all`], with a mode (less the umask) for the directories that are created.
@@ -347,12 +352,12 @@ pub struct TempFile {
 }
 
 impl TempFile {
-    /// Starts a file that is to become `path`, with mode 0666 less the umask.
+    /// Starts a file that is to become `path`, for its owner alone.
     ///
     /// # Errors
     /// When the temporary file can't be created.
     pub fn create(path: &Path) -> Result<Self> {
-        Self::create_mode(path, 0o666)
+        Self::create_mode(path, PRIVATE_FILE)
     }
 
     /// Like [`create`](TempFile::create) with a mode (less the umask).

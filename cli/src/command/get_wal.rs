@@ -24,6 +24,8 @@ use crate::error::{CommandError, chain, exit};
 
 /// Size of the pieces in which a file is handed out, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
+/// The mode of a file that is handed out, less the umask: a server of another user may be to read it.
+const FOR_THE_SERVER: u32 = 0o666;
 
 /// Hands out a file, or the names of some.
 ///
@@ -71,7 +73,8 @@ pub fn run(context: &mut Context, args: &GetWalArgs) -> Result<(), CommandError>
             let path = directory.join(file.to_string());
             let shown = path.display().to_string();
             server.output.info(format!("Sending WAL '{file}' for server '{name}' into '{shown}' file"));
-            let sink = TempFile::create(&path).map_err(|error| unwritable(&shown, &error.source))?;
+            let sink = TempFile::create_mode(&path, FOR_THE_SERVER)
+                .map_err(|error| unwritable(&shown, &error.source))?;
             let written = hand_out(open, file, form, sink, &shown)?;
             written.publish().map_err(|error| unwritable(&shown, &error.source))
         }

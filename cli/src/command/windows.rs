@@ -3,7 +3,7 @@
 pub(crate) mod gather;
 mod report;
 
-use barkeep_transport::durable;
+use barkeep_transport::durable::TempFile;
 
 use crate::args::WindowsArgs;
 use crate::context::{Context, Policy};
@@ -14,6 +14,9 @@ pub(crate) use report::{end_in_words, transaction_json};
 
 /// How many segments without an index are read without being asked: a few seconds' work.
 pub(crate) const INDEX_UNASKED: usize = 256;
+
+/// The mode of the page, less the umask: it is made to be looked at.
+const PUBLISHED: u32 = 0o666;
 
 /// Tells what can be restored.
 ///
@@ -33,7 +36,9 @@ pub fn run(context: &mut Context, args: &WindowsArgs) -> Result<(), CommandError
         }
     }
     if let Some(path) = &args.html {
-        durable::write(&std::path::absolute(path)?, page::render(&entries, context.now()).as_bytes())?;
+        let mut file = TempFile::create_mode(&std::path::absolute(path)?, PUBLISHED)?;
+        file.write_bytes(page::render(&entries, context.now()).as_bytes())?;
+        file.publish()?;
         context.output().info(format!("The page is in {}", path.display()));
     }
     Ok(())
