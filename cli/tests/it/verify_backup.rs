@@ -132,8 +132,16 @@ fn damaged_missing_and_foreign_wal_is_a_fault_and_recorded() {
         let text = fs::read_to_string(&record).unwrap();
         assert!(text.contains(&format!("\"verdict\":\"{verdict}\"")), "{text}");
     };
+    // Retention reads what is recorded here.
+    let counts = || {
+        let words = ["-f", "json", "retention", "main", "--policy", "REDUNDANCY 1 VERIFIED"];
+        let json = scene.home.run(words).success().json();
+        json["main"]["backups"][0]["reason"].as_str().unwrap().starts_with("number 1 of the 1 newest")
+    };
+    assert!(!counts());
     let json = scene.home.run(["-f", "json", "verify-backup", "main", "latest"]).success().json();
     recorded("sound");
+    assert!(counts());
     let first = json["main"]["wal"]["first"].as_str().unwrap();
     let path = scene.home.join("main/wals").join(&first[..16]).join(first);
     let whole = fs::read(&path).unwrap();
@@ -144,6 +152,7 @@ fn damaged_missing_and_foreign_wal_is_a_fault_and_recorded() {
     let run = scene.home.run(["verify-backup", "main", "latest"]).exits_with(1);
     assert!(run.stderr.contains(first), "{run:#?}");
     recorded("damaged");
+    assert!(!counts());
     fs::remove_file(&path).unwrap();
     let run = scene.home.run(["verify-backup", "main", "latest"]).exits_with(1);
     assert!(run.stderr.contains(&format!("WAL segment {first} is not in the archive")), "{run:#?}");
