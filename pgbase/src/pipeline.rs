@@ -22,6 +22,8 @@ mod manifest_file;
 mod output;
 
 use std::collections::HashMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -42,6 +44,9 @@ pub use files::{CorruptPage, CorruptPages, MAX_CORRUPT_PAGES};
 
 /// The directory of the data directory's copy, within a backup's directory.
 pub const DATA_DIRECTORY: &str = "data";
+
+/// The mode of a backup's own directory, and of missing ones above it.
+pub(crate) const DESTINATION_MODE: u32 = 0o700;
 
 /// How a backup is unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +135,10 @@ impl Unpacker {
         // Links to tablespaces hold the path, so it has to mean the same from everywhere.
         let destination = std::path::absolute(destination)
             .map_err(|source| UnpackError::io("find the path of", destination, source))?;
-        std::fs::create_dir_all(&destination)
+        DirBuilder::new()
+            .recursive(true)
+            .mode(DESTINATION_MODE)
+            .create(&destination)
             .map_err(|source| UnpackError::io("create the directory", &destination, source))?;
         let root = beneath::open_root(&destination)?;
         let data = Tree::create(&root, &destination, DATA_DIRECTORY)?;

@@ -68,3 +68,23 @@ fn a_password_is_printed_nowhere_wherever_it_comes_from() {
     assert!(home.log().len() > 1000, "there is something in the log");
     assert!(!home.log().contains(SECRET));
 }
+
+#[test]
+fn a_backup_and_its_record_are_their_owners_alone() {
+    require_pg!(15);
+    let cluster = Cluster::builder(15).start();
+    for method in ["postgres", "local-rsync"] {
+        let home = Home::new().server("main", &cluster.conninfo()).with("main", "backup_method", method);
+        home.run(["backup", "main"]).success();
+        let mut seen = 0;
+        for directory in ["main", "main/meta", "main/base", "main/wals", "main/incoming"] {
+            for entry in fs::read_dir(home.join(directory)).unwrap() {
+                let entry = entry.unwrap();
+                let mode = entry.metadata().unwrap().permissions().mode();
+                assert_eq!(mode & 0o077, 0, "{method}: {} has mode {mode:o}", entry.path().display());
+                seen += 1;
+            }
+        }
+        assert!(seen >= 8, "{method}: {seen}");
+    }
+}

@@ -1,15 +1,15 @@
 //! Where a backup is written: directories made by us alone, files in ranges, large ones around the page cache.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
 
 use crate::copy::Directory;
-use crate::pipeline::direct;
+use crate::pipeline::{DESTINATION_MODE, direct};
 
 /// Files from this size on are written directly where that is good, in bytes.
 const DIRECT_FILE_BYTES: u64 = 1 << 20;
@@ -43,7 +43,7 @@ impl Target {
             move |error: io::Error| (path, error)
         };
         let path = std::path::absolute(path).map_err(at(path))?;
-        std::fs::create_dir_all(&path).map_err(at(&path))?;
+        DirBuilder::new().recursive(true).mode(DESTINATION_MODE).create(&path).map_err(at(&path))?;
         let root = File::open(&path).map_err(at(&path))?;
         let parent = Directory::open(&path).map_err(at(&path))?;
         let mut trees = Vec::new();
