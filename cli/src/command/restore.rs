@@ -20,10 +20,12 @@ use std::time::{Duration, Instant};
 use barkeep_catalog::lock::SharedLock;
 use barkeep_catalog::{BackupInfo, backup_info};
 use jiff::Zoned;
+use pgbase::recovery::{RecoveryMode, RecoverySettings};
 use pgbase::restore::{
     DestinationState, ExecuteOptions, PlanError, RestoreError, RestorePlan, RestoreRequest, Retry, WalSupply,
     look_at, look_at_remote, owner_for, plan_restore,
 };
+use pgwal::RecoveryTarget;
 
 use super::stored_backup;
 use crate::args::RestoreArgs;
@@ -37,6 +39,8 @@ use remote::Remote;
 
 /// The copy of the backup's record that Barman leaves in a restored cluster.
 const RECOVER_INFO: &str = ".barman-recover.info";
+/// The newest version whose settings are known; those for a target are the same in all.
+const NEWEST_MAJOR: u32 = 18;
 /// Where recovery settings go unless the user says otherwise.
 const SETTINGS_FILE: &str = "postgresql.auto.conf";
 
@@ -121,6 +125,13 @@ struct Planned {
     flight: Told,
 }
 
+/// Whether a server could follow the target, wherever it lies.
+fn check_wish(target: &RecoveryTarget, standby: bool) -> Result<(), CommandError> {
+    let mode = if standby { RecoveryMode::Standby } else { RecoveryMode::Archive };
+    let settings = RecoverySettings { mode, target: target.clone(), ..RecoverySettings::default() };
+    settings.render(NEWEST_MAJOR).map(|_| ()).map_err(|error| CommandError::new(chain(&error)))
+}
+
 /// Works out what to do. Touches nothing but the WAL that waits to be archived.
 fn plan(
     context: &Context,
@@ -150,6 +161,8 @@ fn plan(
         let staging = args.staging_wal_directory.as_deref().map(options::absolute).transpose()?;
         WalSupply::Copy { partials: args.partial_wal, staging }
     };
+    // Whoever wishes what no server can do should not have to wait for a look at the archive.
+    check_wish(&target.recovery, args.standby_mode)?;
     // Looked for before anything is archived: a wrong name should not cost the time.
     let named = named(server, args)?;
     let lock = named.as_ref().map(|info| stored_backup::keep_from_deletion(server, info.id)).transpose()?;

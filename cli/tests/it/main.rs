@@ -60,6 +60,7 @@ mod support;
 mod switch_wal;
 mod tables;
 mod tutorial;
+mod two_machines;
 mod verify_backup;
 mod wal;
 mod wal_archive;

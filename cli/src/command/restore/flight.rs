@@ -281,7 +281,9 @@ impl Airfield<'_> {
         };
         let refusal = tell::Refusal { info: &candidate.info, timeline, target: self.target, no, elsewhere };
         refusal.json(&self.server.output);
-        if self.args.force || self.args.standby_mode {
+        // What the end of the WAL needs may still come to where a server fetches it from.
+        let may_come = self.target.kind.is_none() && self.args.fetches_wal(&self.server.config);
+        if self.args.force || self.args.standby_mode || may_come {
             let foreseen = Foreseen::Tried;
             let mut flight = self.flight(candidate.info.clone(), self.target.clone(), foreseen);
             flight.warnings.push(refusal.reason());
