@@ -160,6 +160,10 @@ pub struct Catalog {
     layout: Layout,
 }
 
+/// How far ahead of the clock an identifier may be for the next one to follow it, in seconds: backups in quick succession
+/// take seconds that are still to come.
+const ORDERED_WITHIN_SECONDS: i64 = 60;
+
 impl Catalog {
     /// The catalogue in these directories; touches nothing.
     pub const fn new(layout: Layout) -> Self {
@@ -225,12 +229,20 @@ impl Catalog {
     }
 
     /// Claims an identifier for a backup over the replication protocol that starts at `now`, and writes its first record.
-    /// Two processes never get the same one.
+    /// Two processes never get the same one. Nor does a backup come before one that is there already, unless the clock
+    /// was set back by more than a minute: Barman, and `latest`, go by identifiers.
     ///
     /// # Errors
-    /// When the catalogue can't be written.
+    /// When the catalogue can't be read or written.
     pub fn start_backup(&self, now: &Zoned) -> Result<BackupInfo, CatalogError> {
-        let taken = |id| self.layout.backup(id).exists() || self.layout.old_backup_info(id).exists();
+        let horizon = now.checked_add(jiff::Span::new().seconds(ORDERED_WITHIN_SECONDS));
+        let horizon = BackupId::at(horizon.as_ref().unwrap_or(now));
+        let newest = self.ids()?.into_iter().filter(|id| *id <= horizon).max();
+        let taken = |id| {
+            newest.is_some_and(|newest| id <= newest)
+                || self.layout.backup(id).exists()
+                || self.layout.old_backup_info(id).exists()
+        };
         let mut moment = now.clone();
         loop {
             let none = CatalogError::NoFreeId { now: BackupId::at(now) };

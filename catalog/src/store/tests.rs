@@ -32,6 +32,19 @@ fn two_backups_of_one_second_have_two_records() {
 }
 
 #[test]
+fn the_second_of_a_deleted_backup_is_not_given_to_one_after_a_later_backup() {
+    let (_home, catalog) = home();
+    let first = catalog.start_backup(&noon()).unwrap().id;
+    let second = catalog.start_backup(&noon()).unwrap().id;
+    fs::remove_file(catalog.layout().backup_info(first)).unwrap();
+    assert!(catalog.start_backup(&noon()).unwrap().id > second);
+    // A clock that was far ahead once is not followed for ever.
+    let stray = noon().checked_add(jiff::Span::new().hours(5)).unwrap();
+    let stray = catalog.start_backup(&stray).unwrap().id;
+    assert!(catalog.start_backup(&noon()).unwrap().id < stray);
+}
+
+#[test]
 fn many_processes_starting_at_once_get_different_ids() {
     let (_home, catalog) = home();
     let mut ids: Vec<BackupId> = std::thread::scope(|scope| {
