@@ -6,7 +6,7 @@
 //! only sees what a catalogue has.
 
 // Helpers of tests may panic as tests do; clippy's own exemption ends at functions marked as tests.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -5,12 +5,12 @@
 //!
 //! Memory that a file lends is sound only while nobody changes or cuts the file. So each window is mapped under a read lease
 //! (`fcntl(2)`, `F_SETLEASE`): the kernel grants it only while nobody has the file open for writing, and lets whoever then
-//! opens it for writing or truncates it wait until the lease is given back, a fraction of a millisecond later. Where there is
+//! opens it for writing or truncates it wait until the lease is given back: some milliseconds later where a reader goes on, and
+//! up to `/proc/sys/fs/lease-break-time` (45 seconds) where it pauses within a window, as behind a pager. Where there is
 //! no lease to be had (a segment that is being written, another user's file, a network file system), or pages can't be brought
 //! in (a bad disk, of which reading tells in a way that can be reported), the rest is read.
 //!
-//! What is left: a process that is stopped within that fraction for longer than the kernel grants a lease
-//! (`/proc/sys/fs/lease-break-time`, 45 seconds), while another cuts the file, dies by SIGBUS without a report.
+//! What is left: a process that pauses for longer than that, while another cuts the file, dies by SIGBUS without a report.
 //!
 //! Miri knows neither leases nor mappings of files: the tests below run on the real thing, and under AddressSanitizer
 //! (`make unsafe`), which knows what is mapped.
