@@ -45,7 +45,8 @@ fn nothing_is_half(directory: &Path, asked_for: u64) {
     }
 }
 
-/// Kills (SIGKILL) the processes of `wal-restore` that run in this directory; only prefetchers unless `all`. How many.
+/// Kills (SIGKILL) the processes of `wal-restore` that run in this directory; only prefetchers unless `all`. How many. None
+/// of them does anything any more when this returns.
 fn kill_restorers(directory: &Path, all: bool) -> usize {
     let mut killed = 0;
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -54,13 +55,15 @@ fn kill_restorers(directory: &Path, all: bool) -> usize {
         };
         let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
         let has = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
-        let is_here = fs::read_link(entry.path().join("cwd")).is_ok_and(|path| path == directory);
-        if is_here
+        // Of a process that has ended this can't be read.
+        let is_here = || fs::read_link(entry.path().join("cwd")).is_ok_and(|path| path == directory);
+        if is_here()
             && has(&read("cmdline"), b"wal-restore")
             && (all || has(&read("environ"), b"BARKEEP_PREFETCHER="))
         {
             let pid = rustix::process::Pid::from_raw(pid).unwrap();
             killed += usize::from(rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok());
+            testkit::wait_for("a killed process to be gone", 60, || (!is_here()).then_some(()));
         }
     }
     killed
@@ -292,10 +295,8 @@ fn a_full_disk_under_the_prefetcher_costs_only_time() {
             assert!(run.stderr.contains("No space left on device"), "{run:?}");
             assert!(!to.exists());
             kill_restorers(home.path(), true);
-            for name in all_names(&out) {
-                let _ = fs::remove_dir_all(out.join(name));
-            }
-            restore_local(&home, number, &to, &[]).status().unwrap();
+            all_names(&out).iter().for_each(|name| fs::remove_dir_all(out.join(name)).unwrap());
+            assert!(restore_local(&home, number, &to, &[]).status().unwrap().success());
         }
         assert!(fs::read(&to).unwrap() == content(segment(1, number)));
     }

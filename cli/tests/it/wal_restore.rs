@@ -111,8 +111,11 @@ fn what_is_prefetched_is_there_without_the_backup_host() {
         let served = log.unwrap_or_default().matches("Handing out WAL files of server 'main'").count();
         let expected = if far == Far::Barkeep { 1..=2 } else { 0..=0 };
         assert!(expected.contains(&served), "one process there for each that fetches here, but {served}");
-        // It ends when its directory is gone.
-        fs::remove_dir_all(&spool).unwrap();
+        // It ends when its directory is gone. Not removed file by file: it still writes there.
+        let away = out.join("away");
+        fs::rename(&spool, &away).unwrap();
+        let lock = fs::File::open(away.join("lock")).unwrap();
+        wait_for("the prefetcher to end", 60, || lock.try_lock().is_ok().then_some(()));
     }
 }
 
@@ -135,7 +138,7 @@ fn check_recovery(major: u32, far: Far, recoveries: usize) {
         assert_eq!(cluster.value("select string_agg(n::text, ' ' order by n) from kept"), "1 2");
         let restored = cluster.log().matches("restored log file").count();
         assert!(restored > 40, "only {restored} files restored");
-        wait_for("the prefetcher to tidy up", 10, || spools(&backup.join("pg_wal")).is_empty().then_some(()));
+        wait_for("the prefetcher to tidy up", 60, || spools(&backup.join("pg_wal")).is_empty().then_some(()));
         cluster.stop(StopMode::Fast);
     }
 }

@@ -141,7 +141,7 @@ impl Prefetcher {
             let idle = state.last_question.is_none_or(|at| at.elapsed() > idle_max) && state.questions == 0;
             if idle || !goes_on || state.ended || !self.spool.path().exists() {
                 state.ended = true;
-                // With the state locked, no fetch ends now and no question is answered.
+                // With the state locked, no fetch begins or ends now and no question is answered.
                 empty(&self.spool);
                 let _ = fs::remove_file(self.spool.path().join("lock"));
                 let _ = fs::remove_dir(self.spool.path());
@@ -326,7 +326,13 @@ impl Prefetcher {
     /// Fetches a file: its size in bytes.
     fn fetch(&self, file: WalFile, part: &std::path::Path, courier: &mut Courier<'_>) -> Result<u64, Answer> {
         let create = || {
+            // Locked: nothing appears in a directory that has been tidied up.
+            let state = self.state();
+            if state.ended {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             let sink = OpenOptions::new().write(true).create(true).truncate(true).open(part)?;
+            drop(state);
             Ok(Checked::new(sink, file, self.system_id))
         };
         let checked = courier.fetch(file, create).map_err(|error| match error {
