@@ -159,8 +159,10 @@ impl Daemon {
     /// Does what is due.
     fn look(&mut self, context: &Context) {
         let now = Instant::now();
-        self.backups.look(&self.servers, &self.launcher, &jiff::Zoned::now());
         self.receivers.look(&self.servers, &self.launcher);
+        let receivers = &self.receivers;
+        let held = |name: &str| receivers.has_just_begun(name);
+        self.backups.look(&self.servers, &self.launcher, &jiff::Zoned::now(), held);
         if self.maintenance_is_due() {
             self.last_maintenance = Some(now);
             self.last_archiving = now;

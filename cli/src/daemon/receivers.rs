@@ -15,6 +15,8 @@ use crate::context::ServerContext;
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// A receiver that has run this long has begun well: the next pause is the shortest again.
 const GOOD_RUN: Duration = Duration::from_secs(120);
+/// A receiver that runs has made its slot and streams by then.
+const HEAD_START: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 pub(super) struct Receivers {
@@ -63,6 +65,13 @@ impl Receivers {
                 receiver.pause = Duration::ZERO;
             }
         }
+    }
+
+    /// Whether a backup had better wait a moment, so that its first WAL is not lost on a receiver that is just starting.
+    pub(super) fn has_just_begun(&self, name: &str) -> bool {
+        self.by_server.get(name).is_some_and(|receiver| {
+            receiver.child.is_some() && receiver.started.is_some_and(|started| started.elapsed() < HEAD_START)
+        })
     }
 
     pub(super) fn running(&self) -> usize {

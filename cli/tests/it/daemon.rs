@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use barkeep_catalog::{Catalog, ServerLock, Task};
 use testkit::{Cluster, wait_for};
@@ -139,10 +139,14 @@ fn backups_are_taken_by_schedule() {
         said(&home)
     );
     let catalog = Catalog::new(layout(&home));
-    wait_for("a backup", 120, || {
-        catalog.backups().ok()?.iter().any(|info| info.status.is_usable()).then_some(())
-    });
-    assert!(daemon.stop().success());
+    let taken = || catalog.backups().is_ok_and(|backups| backups.iter().any(|info| info.status.is_usable()));
+    // The coming minute has one, and it takes a few seconds.
+    let patience = Instant::now() + Duration::from_secs(120);
+    while !taken() {
+        assert!(Instant::now() < patience, "no backup in two minutes: {}\n{}", said(&home), home.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(daemon.stop().success(), "{}", said(&home));
 }
 
 #[test]
