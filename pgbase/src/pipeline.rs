@@ -14,7 +14,6 @@
 //! destination, no link is followed, nothing that exists is overwritten, and links are made from our own paths.
 
 mod beneath;
-pub(crate) mod direct;
 pub(crate) mod durable;
 mod error;
 mod files;

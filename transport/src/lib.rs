@@ -7,6 +7,7 @@ pub mod codec;
 #[cfg(any(test, feature = "faults"))]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 pub mod conformance;
+pub mod direct;
 pub mod durable;
 #[cfg(any(test, feature = "faults"))]
 pub mod faults;

@@ -6,17 +6,16 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
+use barkeep_transport::direct::{self, ALIGNMENT, AlignedBuffer};
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
 
 use crate::copy::Directory;
-use crate::pipeline::{DESTINATION_MODE, direct};
+use crate::pipeline::DESTINATION_MODE;
 
 /// Files from this size on are written directly where that is good, in bytes.
 const DIRECT_FILE_BYTES: u64 = 1 << 20;
 /// Bytes per direct write.
 const BUFFER_BYTES: usize = 1 << 20;
-/// What position, length and memory address of a direct write must be multiples of, in bytes.
-const ALIGNMENT: usize = 4096;
 
 /// One of the backup's directories: that of the data directory or a tablespace.
 #[derive(Debug)]
@@ -121,18 +120,14 @@ pub(super) fn set_modified(file: &File, modified_ns: i64) -> io::Result<()> {
 /// Gathers the bytes of one range of one file after the other into writes that may be direct; each thread has one.
 #[derive(Debug)]
 pub(super) struct Writer {
-    memory: Vec<u8>,
-    start: usize,
-    filled: usize,
+    buffer: AlignedBuffer,
     /// Where in the file the gathered bytes belong.
     at: u64,
 }
 
 impl Writer {
     pub(super) fn new() -> Self {
-        let memory = vec![0; BUFFER_BYTES + ALIGNMENT];
-        let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Writer { memory, start, filled: 0, at: 0 }
+        Writer { buffer: AlignedBuffer::new(BUFFER_BYTES), at: 0 }
     }
 
     /// The next bytes of a range, now or with later ones.
@@ -143,41 +138,36 @@ impl Writer {
         let aligned = bytes.as_ptr().align_offset(ALIGNMENT) == 0
             && bytes.len().is_multiple_of(ALIGNMENT)
             && offset.is_multiple_of(ALIGNMENT as u64);
-        if self.filled == 0 && aligned {
+        if self.buffer.is_empty() && aligned {
             return output.write(bytes, offset);
         }
-        if self.filled == 0 {
+        if self.buffer.is_empty() {
             self.at = offset;
         }
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(BUFFER_BYTES - self.filled));
-            let at = self.start + self.filled;
-            self.memory[at..at + now.len()].copy_from_slice(now);
-            self.filled += now.len();
-            if self.filled == BUFFER_BYTES {
-                output.write(&self.memory[self.start..self.start + BUFFER_BYTES], self.at)?;
+            bytes = self.buffer.fill(bytes);
+            if self.buffer.is_full() {
+                output.write(self.buffer.filled(), self.at)?;
                 self.at += BUFFER_BYTES as u64;
-                self.filled = 0;
+                self.buffer.clear();
             }
-            bytes = later;
         }
         Ok(())
     }
 
     /// Writes what was gathered. Directly written files end in zeros until they are [finished](Output::finish).
     pub(super) fn flush(&mut self, output: &Output) -> io::Result<()> {
-        if self.filled > 0 {
-            let whole = self.filled.next_multiple_of(ALIGNMENT);
-            self.memory[self.start + self.filled..self.start + whole].fill(0);
-            output.write(&self.memory[self.start..self.start + whole], self.at)?;
-            self.filled = 0;
+        if !self.buffer.is_empty() {
+            self.buffer.pad();
+            output.write(self.buffer.filled(), self.at)?;
+            self.buffer.clear();
         }
         Ok(())
     }
 
     /// Forgets what was gathered, after an error.
     pub(super) const fn clear(&mut self) {
-        self.filled = 0;
+        self.buffer.clear();
     }
 }
 

@@ -8,20 +8,15 @@ use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::num::NonZeroU64;
 
+use barkeep_transport::direct::{self, ALIGNMENT, AlignedBuffer};
 use bytes::Bytes;
 use rustix::fs::Advice;
-
-use super::direct;
 
 /// Files from this size on are worth writing directly, in bytes.
 const DIRECT_FILE_BYTES: u64 = 1 << 20;
 
 /// Bytes per direct write: enough for the disk to work on several requests at once.
 const DIRECT_WRITE_BYTES: usize = 2 << 20;
-
-/// What position, length and memory address of a direct write must be multiples of, in bytes: the largest logical
-/// block of any disk.
-const ALIGNMENT: usize = 4096;
 
 /// Bytes gathered before they are written through the page cache: fewer system calls, little memory.
 const GATHER_BYTES: usize = 256 << 10;
@@ -44,7 +39,7 @@ pub(super) struct Disk {
 impl Disk {
     /// The file system that `directory` is on.
     pub(super) fn of(directory: &File) -> Self {
-        Disk { direct: direct::suits(directory).then(AlignedBuffer::new).flatten() }
+        Disk { direct: direct::suits(directory).then(|| AlignedBuffer::new(DIRECT_WRITE_BYTES)) }
     }
 
     /// Writes through the page cache, always.
@@ -149,43 +144,6 @@ impl OutputFile {
     }
 }
 
-/// Memory at an address that direct writes accept.
-#[derive(Debug)]
-struct AlignedBuffer {
-    memory: Vec<u8>,
-    start: usize,
-    filled: usize,
-}
-
-impl AlignedBuffer {
-    fn new() -> Option<Self> {
-        let memory = vec![0; DIRECT_WRITE_BYTES + ALIGNMENT];
-        let start = memory.as_ptr().align_offset(ALIGNMENT);
-        (start <= ALIGNMENT).then_some(AlignedBuffer { memory, start, filled: 0 })
-    }
-
-    /// Takes as much of `data` as there is room for; the rest of it.
-    fn fill<'a>(&mut self, data: &'a [u8]) -> &'a [u8] {
-        let (taken, rest) = data.split_at(data.len().min(DIRECT_WRITE_BYTES - self.filled));
-        let at = self.start + self.filled;
-        self.memory[at..at + taken.len()].copy_from_slice(taken);
-        self.filled += taken.len();
-        rest
-    }
-
-    fn filled(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.filled]
-    }
-
-    fn is_full(&self) -> bool {
-        self.filled == DIRECT_WRITE_BYTES
-    }
-
-    fn clear(&mut self) {
-        self.filled = 0;
-    }
-}
-
 /// Writes all of `data`, the usual way from where the system refuses to do it directly.
 fn write_all(file: &mut File, mut data: &[u8], is_direct: &mut bool) -> io::Result<()> {
     while !data.is_empty() {
@@ -240,7 +198,7 @@ mod tests {
     }
 
     fn here() -> Disk {
-        Disk { direct: AlignedBuffer::new() }
+        Disk { direct: Some(AlignedBuffer::new(DIRECT_WRITE_BYTES)) }
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl AgentHost {
     }
 
     /// One request with a short answer.
-    fn ask(&self, request: &Request) -> Result<Vec<u8>, HostError> {
+    fn ask(&self, request: &Request<'_>) -> Result<Vec<u8>, HostError> {
         let mut call = self.connection.call(request)?;
         let mut answer = Vec::new();
         while let Some(part) = call.next()? {
@@ -250,7 +250,7 @@ impl Connection {
     }
 
     /// Sends a request, once there is room for one.
-    fn call(&self, request: &Request) -> Result<Call<'_>, HostError> {
+    fn call(&self, request: &Request<'_>) -> Result<Call<'_>, HostError> {
         let payload = request.encode();
         if payload.len() > FRAME_BYTES_MAX {
             return Err(HostError::Refused("a request that is too long".to_owned()));
@@ -447,7 +447,7 @@ impl Host for AgentHost {
         let mut outcomes = Vec::with_capacity(changes.len());
         for range in split(changes, cost) {
             let changes = &changes[range];
-            let answer = self.ask(&Request::Change { changes: changes.to_vec() })?;
+            let answer = self.ask(&Request::Change { changes: changes.into() })?;
             let mut input = Decoder::new(&answer);
             for _ in changes {
                 let outcome = message::decode_outcome(&mut input, |_| Ok(()));

@@ -1,5 +1,6 @@
 //! Requests and what answers them, as payloads of frames.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -11,17 +12,35 @@ use crate::host::{
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Request {
-    Open { path: PathBuf, access: Access },
-    Walk { root: Root, closed: Vec<PathBuf> },
-    Read { options: ReadOptions, jobs: Vec<ReadJob> },
-    Hash { jobs: Vec<HashJob> },
-    Change { changes: Vec<Change> },
-    Sync { root: Root },
-    FreeBytes { root: Root },
+pub(super) enum Request<'changes> {
+    Open {
+        path: PathBuf,
+        access: Access,
+    },
+    Walk {
+        root: Root,
+        closed: Vec<PathBuf>,
+    },
+    Read {
+        options: ReadOptions,
+        jobs: Vec<ReadJob>,
+    },
+    Hash {
+        jobs: Vec<HashJob>,
+    },
+    /// Borrowed by who asks for them, since they bring the contents of files along.
+    Change {
+        changes: Cow<'changes, [Change]>,
+    },
+    Sync {
+        root: Root,
+    },
+    FreeBytes {
+        root: Root,
+    },
 }
 
-impl Request {
+impl Request<'_> {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::default();
         match self {
@@ -107,7 +126,7 @@ impl Request {
                     })
                 })?,
             },
-            5 => Request::Change { changes: list(&mut input, 9, decode_change)? },
+            5 => Request::Change { changes: list(&mut input, 9, decode_change)?.into() },
             6 => Request::Sync { root: Root(input.u32()?) },
             7 => Request::FreeBytes { root: Root(input.u32()?) },
             _ => return Err(Malformed),

@@ -257,7 +257,7 @@ impl<W: Write + Send> Agent<W> {
                 }
             }
             Request::Change { changes } => {
-                for change in &changes {
+                for change in changes.iter() {
                     let outcome = self.files.change(change);
                     message::encode_outcome(&mut out, outcome.as_ref(), |_, ()| {});
                 }

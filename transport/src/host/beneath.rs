@@ -9,12 +9,15 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::{Access, PATH_BYTES_MAX};
+use crate::direct;
 
 /// An open directory, and what it was opened for.
 #[derive(Debug)]
 pub(super) struct Base {
     pub(super) fd: OwnedFd,
     pub(super) access: Access,
+    /// Whether large pieces are better written around the page cache.
+    pub(super) direct: bool,
 }
 
 /// Set once the kernel turned out not to have `openat2`.
@@ -34,7 +37,9 @@ impl Base {
     /// Opens a directory by a path that its owner gave: links in it are the owner's wish, and followed.
     pub(super) fn open(path: &Path, access: Access) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Base { fd: rustix::fs::open(path, flags, Mode::empty())?, access })
+        let fd = rustix::fs::open(path, flags, Mode::empty())?;
+        let direct = access == Access::Change && direct::suits(&fd);
+        Ok(Base { fd, access, direct })
     }
 
     /// Opens what is at `path`. Links are followed only where that was allowed.

@@ -1,5 +1,6 @@
 //! Changing files beneath a directory.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,6 +12,7 @@ use rustix::io::Errno;
 
 use super::beneath::Base;
 use super::{Access, Action, Change, Files, PIECE_BYTES};
+use crate::direct::{self, ALIGNMENT, AlignedBuffer};
 
 impl Files {
     /// Makes one change.
@@ -44,7 +46,7 @@ impl Change {
                 Ok(rustix::fs::fchmod(file, permissions(*mode))?)
             }
             Action::Write { data, .. } if data.len() > PIECE_BYTES => Err(Errno::MSGSIZE.into()),
-            Action::Write { offset, data } => writable(base, path)?.write_all_at(data, *offset),
+            Action::Write { offset, data } => write(base, &writable(base, path)?, data, *offset),
             Action::Truncate { size } => writable(base, path)?.set_len(*size),
             Action::SymbolicLink { target } => {
                 let (parent, name) = base.parent_of(path)?;
@@ -106,6 +108,34 @@ fn permissions(mode: u32) -> Mode {
 fn writable(base: &Base, path: &Path) -> io::Result<File> {
     let file = File::from(base.open_at(path, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty())?);
     if file.metadata()?.is_file() { Ok(file) } else { Err(Errno::INVAL.into()) }
+}
+
+thread_local! {
+    /// What comes over a connection is nowhere in particular in memory.
+    static ALIGNED: RefCell<Option<AlignedBuffer>> = const { RefCell::new(None) };
+}
+
+/// Writes whole pieces around the page cache where that is good: there are many of them, and the last step of a restore
+/// waits until all is on disk.
+fn write(base: &Base, file: &File, data: &[u8], offset: u64) -> io::Result<()> {
+    let whole = data.len() == PIECE_BYTES && offset.is_multiple_of(ALIGNMENT as u64);
+    if !whole || !base.direct || direct::set(file, true).is_err() {
+        return file.write_all_at(data, offset);
+    }
+    let written = ALIGNED.with_borrow_mut(|buffer| {
+        let buffer = buffer.get_or_insert_with(|| AlignedBuffer::new(PIECE_BYTES));
+        buffer.clear();
+        buffer.fill(data);
+        file.write_all_at(buffer.filled(), offset)
+    });
+    match written {
+        // The file system does not do this after all.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            direct::set(file, false)?;
+            file.write_all_at(data, offset)
+        }
+        written => written,
+    }
 }
 
 /// Sets when a file was changed last, in nanoseconds since 1970.

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
 
 use barkeep_transport::host::{
     Action, Change, Digest, HASH_BLOCKS_MAX, HashJob, Host, HostError, Kind, PIECE_BYTES, Root, block_digest,
@@ -22,6 +23,8 @@ use crate::pool;
 const SMALL_BYTES: u64 = 128 << 10;
 /// Most files that are sent at a time.
 const BATCH_FILES: usize = 64;
+/// How many pieces of one file are on their way at a time.
+const SENDERS: usize = 3;
 /// How much of a file the far end hashes at a time, in bytes.
 const WINDOW_BYTES: u64 = 32 << 20;
 
@@ -215,24 +218,82 @@ impl Far<'_> {
         root: Root,
         path: &Path,
         mode: u32,
-        mut file: &mut dyn Read,
+        file: &mut dyn Read,
         stop: &AtomicBool,
     ) -> Result<(), RestoreError> {
         self.make(vec![change(root, path, Action::CreateFile { mode })])?;
-        let mut offset = 0;
-        loop {
-            let mut data = Vec::with_capacity(PIECE_BYTES);
-            let read = (&mut file).take(PIECE_BYTES as u64).read_to_end(&mut data);
-            let bytes = read.map_err(|error| RestoreError::read(path, error))? as u64;
-            if bytes == 0 {
-                return self.make(vec![change(root, path, Action::Truncate { size: offset })]);
-            }
-            if data.iter().any(|byte| *byte != 0) {
-                self.make(vec![change(root, path, Action::Write { offset, data })])?;
-            }
-            offset += bytes;
-            self.account(bytes, stop)?;
+        let first = read_piece(file).map_err(|error| RestoreError::read(path, error))?;
+        let mut size = first.len() as u64;
+        let is_all = first.len() < PIECE_BYTES;
+        self.send_piece(root, path, 0, first, stop)?;
+        if !is_all {
+            size = self.send_pieces(root, path, size, file, stop)?;
         }
+        self.make(vec![change(root, path, Action::Truncate { size })])
+    }
+
+    /// Sends the pieces of a file from `offset` on, several at a time: one after the other, the far end and the way to it
+    /// would wait for each other. Where the file ends.
+    fn send_pieces(
+        &self,
+        root: Root,
+        path: &Path,
+        mut offset: u64,
+        file: &mut dyn Read,
+        stop: &AtomicBool,
+    ) -> Result<u64, RestoreError> {
+        let (queue, pieces) = mpsc::sync_channel::<(u64, Vec<u8>)>(1);
+        let pieces = Mutex::new(pieces);
+        let failed = AtomicBool::new(false);
+        let failure = Mutex::new(None);
+        let send = || {
+            let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            while let Ok((offset, data)) = next() {
+                // Who reads must find somebody that takes pieces to the end.
+                if failed.load(Ordering::Relaxed) {
+                    continue;
+                }
+                if let Err(error) = self.send_piece(root, path, offset, data, stop) {
+                    failed.store(true, Ordering::Relaxed);
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                }
+            }
+        };
+        let read = std::thread::scope(|scope| {
+            for _ in 0..SENDERS {
+                scope.spawn(send);
+            }
+            // Dropped at the end, which is what ends the others.
+            let queue = queue;
+            while !failed.load(Ordering::Relaxed) {
+                let data = read_piece(file)?;
+                let bytes = data.len();
+                if bytes == 0 || queue.send((offset, data)).is_err() {
+                    break;
+                }
+                offset += bytes as u64;
+            }
+            Ok(offset)
+        });
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => read.map_err(|error| RestoreError::read(path, error)),
+        }
+    }
+
+    fn send_piece(
+        &self,
+        root: Root,
+        path: &Path,
+        offset: u64,
+        data: Vec<u8>,
+        stop: &AtomicBool,
+    ) -> Result<(), RestoreError> {
+        let bytes = data.len() as u64;
+        if data.iter().any(|byte| *byte != 0) {
+            self.make(vec![change(root, path, Action::Write { offset, data })])?;
+        }
+        self.account(bytes, stop)
     }
 
     fn send_wal(&self, index: usize, stop: &AtomicBool) -> Result<(), RestoreError> {
@@ -256,6 +317,13 @@ impl Far<'_> {
         })?;
         self.send_file(*root, &directory.join(&wal.name), PRIVATE_FILE, &mut file, stop)
     }
+}
+
+/// The next piece of a file, shorter only at its end.
+fn read_piece(file: &mut dyn Read) -> io::Result<Vec<u8>> {
+    let mut data = Vec::with_capacity(PIECE_BYTES);
+    file.take(PIECE_BYTES as u64).read_to_end(&mut data)?;
+    Ok(data)
 }
 
 /// As rsync leaves it: what compares by time finds nothing to do.
