@@ -40,7 +40,7 @@ pub use programs::{client_tool, reachable_binary};
 pub use require::{notice_skipped, want_barman, want_chromium, want_pg, want_sshd};
 pub use sshd::Sshd;
 pub use tls::TlsFiles;
-pub use user::{second_user, unprivileged_user};
+pub use user::{User, second_user, unprivileged_user, users_of_other_machines};
 pub use verdicts::{CaseBackup, VerdictCase};
 
 /// Runs `attempt` every few milliseconds until it gives a value; panics with `what` after `seconds`.

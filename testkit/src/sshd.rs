@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::port::Port;
 use crate::programs;
-use crate::user::unprivileged_user;
+use crate::user::{User, unprivileged_user};
 use crate::{TestDir, wait_for};
 
 /// An OpenSSH server that lets the servers' user in, with a key made for the occasion; stopped when dropped.
@@ -21,6 +21,13 @@ impl Sshd {
     #[must_use]
     #[track_caller]
     pub fn start() -> Self {
+        Self::start_for(unprivileged_user())
+    }
+
+    /// The same as another user, who alone can log in.
+    #[must_use]
+    #[track_caller]
+    pub fn start_for(user: &User) -> Self {
         let program = programs::sshd().expect("an OpenSSH server: call require_sshd! first");
         let (dir, port) = (TestDir::new(), Port::reserve());
         for key in ["host_key", "client_key"] {
@@ -31,8 +38,7 @@ impl Sshd {
                 .expect("run ssh-keygen");
             assert!(output.status.success(), "ssh-keygen: {}", String::from_utf8_lossy(&output.stderr));
         }
-        write_configuration(&dir, port.number());
-        let user = unprivileged_user();
+        write_configuration(&dir, &user.name, port.number());
         user.take_over(dir.path());
         let mut command = Command::new(&program);
         command.arg("-D").arg("-e").arg("-f").arg(dir.join("sshd_config"));
@@ -60,7 +66,7 @@ impl Sshd {
 
     /// The same for another user, who then has the key too: `ssh` takes no one else's. `dir` is that user's.
     #[must_use]
-    pub fn ssh_command_for(&self, user: &crate::user::User, dir: &Path) -> String {
+    pub fn ssh_command_for(&self, user: &User, dir: &Path) -> String {
         use std::os::unix::fs::PermissionsExt as _;
         let (from, to) = (self.dir.path().display().to_string(), dir.display().to_string());
         let config =
@@ -97,8 +103,7 @@ impl Drop for Sshd {
     }
 }
 
-fn write_configuration(dir: &TestDir, port: u16) {
-    let user = &unprivileged_user().name;
+fn write_configuration(dir: &TestDir, user: &str, port: u16) {
     let at = dir.path().display();
     std::fs::copy(dir.join("client_key.pub"), dir.join("authorized_keys")).expect("copy a public key");
     dir.write(

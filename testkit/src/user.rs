@@ -79,6 +79,40 @@ pub fn second_user() -> Option<User> {
     found
 }
 
+/// The users of further machines, who can log in: `barkeep-backup` and `barkeep-standby`, made if they are missing, which only
+/// root can. Says on standard error that they are not to be had if so.
+#[must_use]
+pub fn users_of_other_machines() -> Option<[User; 2]> {
+    let made = ["barkeep-backup", "barkeep-standby"].map(login_user);
+    let [Some(backup), Some(standby)] = made else {
+        crate::notice_skipped("users for three machines, which only root can make");
+        return None;
+    };
+    Some([backup, standby])
+}
+
+/// A user with a shell.
+fn login_user(name: &str) -> Option<User> {
+    let there = || all_users().into_iter().find(|user| user.name == name);
+    // Another test may be making it: useradd does not wait for its lock.
+    for _ in 0..50 {
+        if let Some(user) = there() {
+            return Some(user);
+        }
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let mut useradd = Command::new("useradd");
+        useradd.args(["--system", "--user-group", "--create-home", "--shell", "/bin/sh", "--home-dir"]);
+        let made = useradd.arg(format!("/var/lib/{name}")).arg(name).output();
+        if made.is_err() {
+            return None;
+        }
+        std::thread::sleep(crate::POLL_INTERVAL * 5);
+    }
+    there()
+}
+
 fn all_users() -> Vec<User> {
     let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     text.lines()

@@ -7,13 +7,13 @@ use std::fs;
 use std::ops::Not;
 use std::time::{Duration, SystemTime};
 
-use barkeep_catalog::{BackupId, Backups, Status};
-use pgwal::SegmentSize;
+use barkeep_catalog::{BackupId, Backups, Keep, Status};
+use pgwal::{SegmentName, SegmentSize, WalFile};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
 use crate::restored_trees;
-use crate::shared_home::{SharedHome, Spot, Tool, put, record};
+use crate::shared_home::{SharedHome, Spot, Tool, archive, put, record};
 use crate::stored::content;
 use crate::support::Run;
 
@@ -145,7 +145,10 @@ impl Twins {
             Operation::Archive(count) => self.deliver(*count),
             Operation::BackUp { incremental } => self.back_up(*incremental),
             Operation::Delete(index) if self.nth(*index).is_some_and(|id| self.is_last(id)) => Ok(()),
-            Operation::Delete(index) => named(self, *index, &["delete", "main", "ID"]),
+            Operation::Delete(index) => {
+                named(self, *index, &["delete", "main", "ID"])?;
+                self.drop_what_nothing_needs()
+            }
             Operation::Keep(index, full) => named(
                 self,
                 *index,
@@ -164,10 +167,41 @@ impl Twins {
                         .not()
                         .then_some(())
                 });
-                Ok(())
+                self.drop_what_nothing_needs()
             }
             Operation::Rebuild => self.run(&["rebuild-xlogdb", "main"]).map(drop),
         }
+    }
+
+    /// Of WAL that no remaining backup needs, Barman leaves some behind unless the oldest backup is deleted; barkeep does not.
+    /// That is all that may be missing, and goes from Barman's home too, that the lives stay alike.
+    fn drop_what_nothing_needs(&self) -> Result<(), TestCaseError> {
+        let [by_barman, by_barkeep] = self.homes.each_ref().map(|home| archive(&home.layout()));
+        let more: Vec<_> = by_barkeep.iter().filter(|name| !by_barman.contains(name)).collect();
+        prop_assert!(more.is_empty(), "left behind by barkeep alone: {:?}", more);
+        let gone: Vec<&String> = by_barman.iter().filter(|name| !by_barkeep.contains(name)).collect();
+        for name in &gone {
+            let segment: SegmentName = name.parse().unwrap();
+            prop_assert!(!self.is_needed(segment), "{} is needed, and barkeep has removed it", name);
+            let layout = self.homes[0].layout();
+            fs::remove_file(layout.wal(&WalFile::Segment(segment))).unwrap();
+        }
+        let list = self.homes[0].layout().xlogdb();
+        let text = fs::read_to_string(&list).unwrap();
+        let stays = |line: &&str| !gone.iter().any(|name| line.starts_with(name.as_str()));
+        let text: String = text.lines().filter(stays).map(|line| format!("{line}\n")).collect();
+        fs::write(&list, text).unwrap();
+        Ok(())
+    }
+
+    /// Whether a remaining backup needs a segment: to be consistent, or to recover from it to any later time.
+    fn is_needed(&self, segment: SegmentName) -> bool {
+        let catalog = self.homes[1].catalog();
+        self.backups().iter().any(|info| {
+            let alone = catalog.kept(info.id).unwrap().is_some_and(|kept| kept.keep == Keep::Standalone);
+            info.begin_wal.is_none_or(|begin| begin <= segment)
+                && (!alone || info.end_wal.is_none_or(|end| segment <= end))
+        })
     }
 
     /// Each tool tells the same of both homes, and both tell the same of each.

@@ -64,6 +64,15 @@ fn picture(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
+/// Files that a restore takes over as they are have the times that the backup's have, as rsync leaves them.
+#[track_caller]
+fn keeps_times(stored: &Path, restored: &Path) {
+    for name in ["PG_VERSION", "global/pg_control", "base/1/1259", "pg_hba.conf"] {
+        let time = |directory: &Path| fs::metadata(directory.join(name)).unwrap().modified().unwrap();
+        assert_eq!(time(stored), time(restored), "{name}");
+    }
+}
+
 #[test]
 fn a_delta_restore_over_ssh_writes_only_what_differs() {
     testkit::require_pg!(15);
@@ -76,6 +85,8 @@ fn a_delta_restore_over_ssh_writes_only_what_differs() {
     let far = Far::new();
     far.restore(&scene, &[]).success();
     let first = picture(&far.data());
+    let stored = scene.home.join("main/base").join(&scene.backup_id).join("data");
+    keeps_times(&stored, &far.data());
     let mut restored = Cluster::adopt(15, &far.data());
     restored.wait_until_writable();
     let run = far.restore(&scene, &["--delta-restore"]).exits_with(1);
@@ -110,6 +121,7 @@ fn a_delta_restore_over_ssh_writes_only_what_differs() {
     );
     fs::remove_file(&mine).unwrap();
     assert!(picture(&far.data()) == first, "the same as in an empty directory");
+    keeps_times(&stored, &far.data());
     let restored = Cluster::adopt(15, &far.data());
     restored.wait_until_writable();
     assert_eq!(state(&restored), before);

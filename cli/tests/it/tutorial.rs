@@ -1,12 +1,13 @@
 //! The classic Barman tutorial, step by step: a database host that archives by rsync and is streamed from, a backup host with
 //! a crontab and a hook that mails a report, and a restore to the moment before an accident.
 //!
-//! Each host has an SSH server of its own; addresses, ports and paths are the test's, everything else is as one reads it.
+//! Each host has an SSH server and, where the tests run as root, a user of its own, who has no right to the files of the
+//! others; addresses, ports and paths are the test's, everything else is as one reads it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use testkit::{Cluster, Sshd, TestDir, wait_for};
+use testkit::{Cluster, Sshd, TestDir, User, wait_for};
 
 use crate::stored::names;
 use crate::support::{Run, barkeep};
@@ -31,6 +32,7 @@ rm TEMP
 /// The backup host.
 struct BackupHost {
     dir: TestDir,
+    user: User,
 }
 
 impl BackupHost {
@@ -45,7 +47,7 @@ impl BackupHost {
         command.arg("-c").arg(line).stdin(Stdio::null()).current_dir(self.dir.path());
         command.env("PATH", path).env("HOME", self.dir.path());
         command.env("BARMAN_CONFIG_FILE", self.join("barman.conf"));
-        testkit::unprivileged_user().run_as(&mut command);
+        self.user.run_as(&mut command);
         command
     }
 
@@ -63,7 +65,7 @@ impl BackupHost {
         use std::os::unix::fs::PermissionsExt as _;
         let path = self.dir.write(name, text);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        testkit::unprivileged_user().take_over(&path);
+        self.user.take_over(&path);
     }
 }
 
@@ -97,13 +99,20 @@ fn follow(major: u32) {
     if !has("rsync") {
         return testkit::notice_skipped("rsync");
     }
-    let user = &testkit::unprivileged_user().name;
-    let [database_ssh, backup_ssh, standby_ssh] = [(); 3].map(|()| Sshd::start());
-    let host = BackupHost { dir: TestDir::new() };
+    let postgres = testkit::unprivileged_user();
+    let others = testkit::users_of_other_machines();
+    let [barman, standby_user] = others.unwrap_or_else(|| [postgres.clone(), postgres.clone()]);
+    let user = &barman.name;
+    let [database_ssh, backup_ssh, standby_ssh] = [postgres, &barman, &standby_user].map(Sshd::start_for);
+    let host = BackupHost { dir: TestDir::new(), user: barman.clone() };
     for dir in ["bin", "barman.d", "var/lib/barman", "var/log/barman"] {
         let _ = host.dir.subdir(dir);
     }
+    // ssh takes nobody else's key.
+    let to_database = database_ssh.ssh_command_for(&barman, &host.dir.subdir("ssh-database"));
+    let to_standby = standby_ssh.ssh_command_for(&barman, &host.dir.subdir("ssh-standby"));
     let at = host.dir.path().display();
+    barman.take_over(host.dir.path());
 
     // Installing barkeep in Barman's place.
     let program = testkit::reachable_binary(barkeep());
@@ -111,7 +120,9 @@ fn follow(major: u32) {
 
     // The database host, whose archive_command still has to learn where to put the WAL.
     let incoming = host.join("var/lib/barman/pg/incoming");
-    let to_backup_host = backup_ssh.ssh_command().replace(" 127.0.0.1", "");
+    let database_host = TestDir::new();
+    let to_backup_host = backup_ssh.ssh_command_for(postgres, &database_host.subdir("ssh"));
+    let to_backup_host = to_backup_host.replace(" 127.0.0.1", "");
     let archive_command =
         format!("rsync -a -e \"{to_backup_host}\" %p {user}@127.0.0.1:{}/%f", incoming.display());
     let cluster = Cluster::builder(major)
@@ -142,13 +153,13 @@ fn follow(major: u32) {
              retention_policy = RECOVERY WINDOW OF 7 DAYS\n# For archive logs retention\nwal_retention_policy = main\n\
              # Retention policies are automatically enforced by cron\nretention_policy_mode = auto\nminimum_redundancy=2\n\
              post_backup_script = {at}/var/lib/barman/report.sh\n",
-            database_ssh.ssh_command()
+            to_database
         ),
     );
     let temp = host.join("temp.txt");
     host.executable("var/lib/barman/report.sh", &REPORT.replace("TEMP", temp.to_str().unwrap()));
     host.stand_in("curl", &format!("cp '{}' '{at}/mail-'$(date +%s%N)", temp.display()));
-    testkit::unprivileged_user().take_over(host.dir.path());
+    barman.take_over(host.dir.path());
 
     // First steps.
     let shown = host.run("barman show-server pg | grep incoming_wals_directory").stdout;
@@ -206,17 +217,33 @@ fn follow(major: u32) {
     });
     let standby = TestDir::new();
     let destination = standby.subdir("main");
+    standby_user.take_over(standby.path());
     host.run(&format!(
-        "barman recover -target-time '{moment}' -remote-ssh-command '{}' pg {} '{}'",
-        standby_ssh.ssh_command(),
+        "barman recover -target-time '{moment}' -remote-ssh-command '{to_standby}' pg {} '{}'",
         ids[2],
         destination.display()
     ));
+    // Everything is its server's user's there, as it was everything barman's here. (Test servers all run as one user.)
+    belongs_to(&standby_user, &destination);
+    belongs_to(&barman, &host.join("var/lib/barman"));
+    postgres.take_over(standby.path());
     let restored = Cluster::adopt(major, &destination);
     // It waits at the moment before the drop, with the drop's lock.
     restored.execute("select pg_wal_replay_resume()");
     restored.wait_until_writable();
     assert_eq!(restored.value("select count(*) || ' ' || max(n) from precious"), "1005 2000");
+}
+
+#[track_caller]
+fn belongs_to(user: &User, path: &Path) {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = path.symlink_metadata().unwrap();
+    assert_eq!(metadata.uid(), user.uid, "{}", path.display());
+    if metadata.is_dir() {
+        for entry in std::fs::read_dir(path).unwrap() {
+            belongs_to(user, &entry.unwrap().path());
+        }
+    }
 }
 
 fn same_file(one: &Path, other: &Path) -> bool {

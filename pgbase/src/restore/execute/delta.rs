@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::time::SystemTime;
 
 /// What is compared and written as a whole, in bytes: a page of a relation, as nearly all clusters have them.
 pub(super) const BLOCK_BYTES: usize = 8192;
@@ -39,6 +40,10 @@ impl<'a> LocalFile<'a> {
     pub(super) fn new(file: File, buffer: &'a mut [u8]) -> io::Result<Self> {
         let size = file.metadata()?.len();
         Ok(LocalFile { file, size, buffer })
+    }
+
+    pub(super) fn set_modified(&self, time: SystemTime) -> io::Result<()> {
+        self.file.set_modified(time)
     }
 }
 

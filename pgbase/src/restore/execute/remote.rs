@@ -169,7 +169,9 @@ impl Far<'_> {
             let control = source.read(Path::new(PG_CONTROL));
             let mut control = control.map_err(|error| RestoreError::read(Path::new(PG_CONTROL), error))?;
             let mode = content.control_mode.unwrap_or(PRIVATE_FILE);
-            self.send_file(data, Path::new(CONTROL_IN_WAITING), mode, &mut control, &AtomicBool::new(false))?;
+            let waiting = Path::new(CONTROL_IN_WAITING);
+            self.send_file(data, waiting, mode, &mut control, &AtomicBool::new(false))?;
+            self.make(vec![send::keep_time(data, waiting, &control)])?;
             if top_names.iter().any(|name| name == Path::new(MANIFEST)) {
                 let to = PathBuf::from(manifest_aside(plan));
                 self.make(vec![change(data, MANIFEST, Action::Rename { to })])?;

@@ -127,7 +127,9 @@ impl Work<'_> {
             if root.in_use {
                 if let Some(old) = root.directory.change(&job.path, job.mode, owner)? {
                     let mut old = LocalFile::new(old, &mut buffers.old)?;
-                    return update(&mut from, job.size, &mut old, &mut buffers.new, progress);
+                    let written = update(&mut from, job.size, &mut old, &mut buffers.new, progress)?;
+                    old.set_modified(from.file().metadata()?.modified()?)?;
+                    return Ok(written);
                 }
                 remove_if_there(&root.directory, &job.path)?;
             } else if again {

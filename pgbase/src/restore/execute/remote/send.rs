@@ -103,7 +103,7 @@ impl Far<'_> {
             let mut file = job.open(source).map_err(|error| RestoreError::read(&from(), error))?;
             if job.size >= SMALL_BYTES {
                 written += self.send_large(far.root, job, &mut file, stop)?;
-                self.make(vec![keep_time(far.root, &job.path, &file)])?;
+                self.make(vec![keep_time(far.root, &job.path, file.file())])?;
                 continue;
             }
             let mut data = Vec::new();
@@ -118,6 +118,7 @@ impl Far<'_> {
             bytes += job.size;
             if same {
                 changes.push(change(root, &job.path, metadata(job.mode)));
+                changes.push(keep_time(root, &job.path, file.file()));
                 continue;
             }
             written += data.len() as u64;
@@ -128,7 +129,7 @@ impl Far<'_> {
             if !data.is_empty() {
                 changes.push(change(root, &job.path, Action::Write { offset: 0, data }));
             }
-            changes.push(keep_time(root, &job.path, &file));
+            changes.push(keep_time(root, &job.path, file.file()));
         }
         self.make(changes)?;
         self.account(bytes, stop)?;
@@ -327,9 +328,9 @@ fn read_piece(file: &mut dyn Read) -> io::Result<Vec<u8>> {
 }
 
 /// As rsync leaves it: what compares by time finds nothing to do.
-fn keep_time(root: Root, path: &Path, file: &StoredFile) -> Change {
+pub(super) fn keep_time(root: Root, path: &Path, file: &File) -> Change {
     use std::os::unix::fs::MetadataExt;
-    let stat = file.file().metadata().ok();
+    let stat = file.metadata().ok();
     let modified_ns =
         stat.map(|stat| stat.mtime().saturating_mul(1_000_000_000).saturating_add(stat.mtime_nsec()));
     change(root, path, Action::SetMetadata { mode: None, owner: None, modified_ns })

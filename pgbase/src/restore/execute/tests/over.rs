@@ -58,6 +58,17 @@ fn a_directory_that_is_right_is_left_as_it_is() {
 }
 
 #[test]
+fn what_is_restored_over_has_the_backups_times() {
+    let stage = Stage::new();
+    stage.restore(&stage.plan(None)).unwrap();
+    let time = || fs::metadata(stage.path("new/base/5/112")).unwrap().modified().unwrap();
+    let before = time();
+    stage.write("new/base/5/112", b"changed");
+    stage.restore_over(None);
+    assert_eq!(time(), before);
+}
+
+#[test]
 fn whatever_happened_to_a_cluster_it_becomes_what_the_backup_says() {
     let stage = Stage::new();
     stage.restore(&stage.plan(None)).unwrap();
