@@ -22,7 +22,7 @@ as_user /usr/bin/time -f '%e s, %U s of processor, %M KiB' $run windows --index 
 # The oldest backup: all segments are between it and the target.
 oldest=$(ls "$home/main/base" | head -n 1)
 nowhere=$BENCH_DIR/nowhere
-names=(windows windows-json plan-time plan-xid plan-lsn plan-name plan-unknown-name plan-auto-xid)
+names=(windows windows-json plan-time plan-xid plan-lsn plan-name plan-unknown-name plan-auto-xid plan-auto-time)
 commands=(
     "windows main"
     "-f json windows main"
@@ -32,8 +32,17 @@ commands=(
     "restore --plan --target-name '$late_name' main $oldest $nowhere"
     "restore --plan --target-name nowhere main $oldest $nowhere"
     "restore --plan --target-xid $middle_xid main auto $nowhere"
+    "restore --plan --target-time '$late_time' main auto $nowhere"
 )
-for at in "${!names[@]}"; do
-    as_user hyperfine --warmup 2 --runs "${RUNS}0" --ignore-failure -N --export-json "$results/${names[$at]}.json" \
-        --command-name "${names[$at]}" "$run ${commands[$at]}" 2>/dev/null | grep -E 'Time|Range|^Benchmark'
-done
+args=()
+for at in "${!names[@]}"; do args+=(-n "${names[$at]}" "$run ${commands[$at]}"); done
+# A target that nobody knows is refused, which is an answer too.
+as_user hyperfine --shell none --ignore-failure --warmup 2 --runs "${RUNS}0" --style basic --export-json "$BENCH_DIR/windows.json" \
+    "${args[@]}" >"$results/windows.out" 2>&1 || { cat "$results/windows.out" >&2; die "hyperfine failed"; }
+printf '\n### %s archived segments, %s backups\n\n| command | median ms | worst ms | processor ms |\n|---|---|---|---|\n' "$SEGMENTS" "$BACKUPS"
+python3 - "$BENCH_DIR/windows.json" <<'PY'
+import json, sys
+for result in json.load(open(sys.argv[1]))["results"]:
+    processor = result["user"] + result["system"]
+    print(f"| `{result['command']}` | {result['median'] * 1000:.0f} | {result['max'] * 1000:.0f} | {processor * 1000:.0f} |")
+PY

@@ -131,22 +131,6 @@ impl Indexes {
     pub fn missing(&self, archived: &[SegmentName]) -> Vec<SegmentName> {
         archived.iter().copied().filter(|segment| self.get(*segment).is_none()).collect()
     }
-
-    /// Decodes all indexes with as many threads as there are processors; in the order of [`iter`](Self::iter).
-    pub fn decode(&self) -> Vec<Option<SegmentIndex>> {
-        let threads = processors().min(READERS_MAX);
-        let share = self.entries.len().div_ceil(threads).max(1);
-        let mut decoded = Vec::with_capacity(self.entries.len());
-        std::thread::scope(|scope| {
-            let work = |entries: &'_ [Entry]| entries.iter().map(Entry::index).collect::<Vec<_>>();
-            let workers: Vec<_> =
-                self.entries.chunks(share).map(|entries| scope.spawn(move || work(entries))).collect();
-            for worker in workers {
-                decoded.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            }
-        });
-        decoded
-    }
 }
 
 impl IndexStore {
@@ -161,31 +145,43 @@ impl IndexStore {
     /// # Errors
     /// When the directory or a pack can't be read. A damaged pack is no error: its entries are missing.
     pub fn load(&self) -> Result<Indexes, IndexStoreError> {
+        Ok(Indexes { entries: self.load_as(|entry| entry)? })
+    }
+
+    /// Reads all of it, and makes of each entry what the caller wants of it, by as many threads as there are processors; by
+    /// timeline and position.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    pub fn load_as<T: Send>(&self, each: impl Fn(Entry) -> T + Sync) -> Result<Vec<T>, IndexStoreError> {
         let packs = self.packs()?;
-        let next = Mutex::new(packs.iter());
-        let read = || -> Result<Vec<Entry>, IndexStoreError> {
-            let mut entries = Vec::new();
+        let next = Mutex::new(packs.iter().enumerate());
+        let read = || -> Result<Vec<(usize, Vec<T>)>, IndexStoreError> {
+            let mut made = Vec::new();
             loop {
                 let pack = next.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some(path) = pack else { return Ok(entries) };
-                entries.extend(read_pack(path)?.into_entries());
+                let Some((place, path)) = pack else { return Ok(made) };
+                made.push((place, read_pack(path)?.into_entries().map(&each).collect()));
             }
         };
         let threads = processors().min(READERS_MAX).min(packs.len());
-        let mut entries = Vec::new();
+        let mut made = Vec::new();
         if threads <= 1 {
-            entries = read()?;
+            made = read()?;
         } else {
             std::thread::scope(|scope| {
                 let workers: Vec<_> = (0..threads).map(|_| scope.spawn(read)).collect();
                 for worker in workers {
-                    entries.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+                    made.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
                 }
                 Ok::<(), IndexStoreError>(())
             })?;
         }
-        entries.sort_unstable_by_key(|entry| entry.facts.segment);
-        Ok(Indexes { entries })
+        // Packs are in the order of what they hold.
+        made.sort_unstable_by_key(|(place, _)| *place);
+        let mut all = Vec::with_capacity(made.iter().map(|(_, entries)| entries.len()).sum());
+        made.into_iter().for_each(|(_, entries)| all.extend(entries));
+        Ok(all)
     }
 
     /// Reads one segment's entry, and only what has to be read for that.
@@ -193,8 +189,9 @@ impl IndexStore {
     /// # Errors
     /// When the pack can't be read.
     pub fn entry(&self, segment: SegmentName) -> Result<Option<Entry>, IndexStoreError> {
-        let mut pack = read_pack(&self.pack(segment))?;
-        Ok(pack.entries.remove(&segment).map(|(facts, index, _)| Entry { facts, pack: pack.bytes, index }))
+        let found =
+            read_pack(&self.pack(segment))?.into_entries().find(|entry| entry.facts.segment == segment);
+        Ok(found)
     }
 
     /// The system identifier of the newest indexed segment.
@@ -306,8 +303,8 @@ impl Facts {
 #[derive(Default)]
 struct Pack {
     bytes: Arc<Vec<u8>>,
-    /// By segment: its facts, where its index is, and how long the whole entry is.
-    entries: BTreeMap<SegmentName, (Facts, Range<usize>, usize)>,
+    /// By segment, each once: its facts, and where its index is.
+    entries: Vec<(Facts, Range<usize>)>,
     /// Where the sound part ends.
     sound: usize,
     /// Bytes of entries that count.
@@ -317,11 +314,7 @@ struct Pack {
 impl Pack {
     fn into_entries(self) -> impl DoubleEndedIterator<Item = Entry> {
         let bytes = self.bytes;
-        self.entries.into_values().map(move |(facts, index, _)| Entry {
-            facts,
-            pack: Arc::clone(&bytes),
-            index,
-        })
+        self.entries.into_iter().map(move |(facts, index)| Entry { facts, pack: Arc::clone(&bytes), index })
     }
 
     /// Whether new entries can be appended.
@@ -336,7 +329,7 @@ impl Pack {
     /// The pack with the entries that count and no others.
     fn rewritten(&self) -> Vec<u8> {
         let mut bytes = format::PACK_HEADER.to_vec();
-        for (facts, index, _) in self.entries.values() {
+        for (facts, index) in &self.entries {
             format::write(&mut bytes, facts, self.bytes.get(index.clone()).unwrap_or_default());
         }
         bytes
@@ -357,8 +350,8 @@ fn read_pack(path: &Path) -> Result<Pack, IndexStoreError> {
         Err(error) => return Err(failed(error)),
     };
     let Some(mut rest) = bytes.strip_prefix(&format::PACK_HEADER) else { return Ok(Pack::default()) };
-    let mut entries = BTreeMap::new();
-    let mut used = format::PACK_HEADER.len();
+    // Also how long the whole entry is.
+    let mut entries: Vec<(Facts, Range<usize>, usize)> = Vec::new();
     let directory = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     while let Some((facts, index, after)) = format::read(rest) {
         let end = bytes.len() - after.len();
@@ -367,11 +360,15 @@ fn read_pack(path: &Path) -> Result<Pack, IndexStoreError> {
         if facts.segment.directory() != directory {
             continue;
         }
-        let (segment, index_start) = (facts.segment, end - index.len());
-        let superseded = entries.insert(segment, (facts, index_start..end, length));
-        used = used + length - superseded.map_or(0, |(.., length)| length);
+        entries.push((facts, end - index.len()..end, length));
     }
     let sound = bytes.len() - rest.len();
+    // Of several for one segment the last counts.
+    entries.reverse();
+    entries.sort_by_key(|(facts, ..)| facts.segment);
+    entries.dedup_by_key(|(facts, ..)| facts.segment);
+    let used = format::PACK_HEADER.len() + entries.iter().map(|(.., length)| length).sum::<usize>();
+    let entries = entries.into_iter().map(|(facts, index, _)| (facts, index)).collect();
     Ok(Pack { bytes: Arc::new(bytes), entries, sound, used })
 }
 

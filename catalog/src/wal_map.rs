@@ -19,7 +19,7 @@ pub struct Known {
     /// Its name.
     pub name: SegmentName,
     /// What it holds; `None` when it was never read, or is no WAL.
-    pub index: Option<SegmentIndex>,
+    pub index: Option<Box<SegmentIndex>>,
     /// How sound it is.
     pub soundness: Soundness,
     /// What is wrong with it; empty when nothing is.

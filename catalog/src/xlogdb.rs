@@ -29,8 +29,6 @@ use crate::{Layout, ServerLock, Task};
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Longest line looked for at the end of a list that ends without a line break, in bytes.
 const LINE_BYTES_MAX: usize = 4096;
-/// Length of a segment's name, in bytes.
-const SEGMENT_NAME_BYTES: usize = 24;
 /// Most threads that look into files at once.
 const SCANNERS_MAX: usize = 8;
 /// For fewer files than this another thread is not worth it.
@@ -326,50 +324,70 @@ pub fn archived_files(layout: &Layout) -> Result<Vec<(WalFile, PathBuf)>, XlogDb
 /// # Errors
 /// When a directory can't be read.
 pub fn archived_segments(layout: &Layout) -> Result<Vec<SegmentName>, XlogDbError> {
-    let directories: Vec<(String, PathBuf)> = entries_of(&layout.wals)?
-        .into_iter()
-        .filter(|(name, _, is_directory)| *is_directory && is_log_directory(name))
-        .map(|(name, path, _)| (name, path))
-        .collect();
+    let mut segments: Vec<SegmentName> = Vec::new();
+    for (_, files) in archived_directories(layout)? {
+        segments.extend(files.into_iter().filter_map(|file| match file {
+            WalFile::Segment(segment) => Some(segment),
+            _ => None,
+        }));
+    }
+    Ok(segments)
+}
+
+/// The files of the archive by directory, the histories first, without looking into them: [`archived_files`] without a path and
+/// a name in memory for each of a hundred thousand files.
+///
+/// # Errors
+/// When a directory can't be read.
+pub fn archived_directories(layout: &Layout) -> Result<Vec<(PathBuf, Vec<WalFile>)>, XlogDbError> {
+    let mut histories = Vec::new();
+    let mut directories: Vec<(String, PathBuf)> = Vec::new();
+    for (name, path, is_directory) in entries_of(&layout.wals)? {
+        match name.parse::<WalFile>() {
+            Ok(file @ WalFile::History(_)) if !is_directory => histories.push(file),
+            _ if is_directory && is_log_directory(&name) => directories.push((name, path)),
+            _ => {}
+        }
+    }
+    histories.sort_unstable_by_key(|file| file.timeline());
+    directories.sort_unstable();
     let share = directories.len().div_ceil(scanners()).max(1);
     let list = |directories: &[(String, PathBuf)]| {
-        let mut segments = Vec::new();
-        for (name, path) in directories {
-            segments.extend(segments_of(name, path)?);
-        }
-        Ok::<_, XlogDbError>(segments)
+        let listed = directories.iter().map(|(name, path)| Ok((path.clone(), files_of(name, path)?)));
+        listed.collect::<Result<Vec<_>, XlogDbError>>()
     };
-    let mut segments = Vec::new();
+    let mut all = vec![(layout.wals.clone(), histories)];
     std::thread::scope(|scope| {
         let workers: Vec<_> =
             directories.chunks(share).map(|directories| scope.spawn(move || list(directories))).collect();
         for worker in workers {
-            segments.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+            all.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
         }
         Ok::<(), XlogDbError>(())
     })?;
-    segments.sort_unstable();
-    Ok(segments)
+    Ok(all)
 }
 
-/// The segments in one directory of the archive.
-fn segments_of(name: &str, path: &Path) -> Result<Vec<SegmentName>, XlogDbError> {
+/// The files that belong in one directory of the archive, by segment.
+fn files_of(name: &str, path: &Path) -> Result<Vec<WalFile>, XlogDbError> {
     let failed = |source| XlogDbError::Read { path: path.to_owned(), source };
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed(error)),
     };
-    let mut segments = Vec::new();
+    let mut files: Vec<WalFile> = Vec::new();
     for entry in entries {
-        let entry_name = entry.map_err(failed)?.file_name();
-        let text =
-            entry_name.to_str().filter(|text| text.len() == SEGMENT_NAME_BYTES && text.starts_with(name));
-        if let Some(Ok(WalFile::Segment(segment))) = text.map(str::parse) {
-            segments.push(segment);
+        let entry = entry.map_err(failed)?;
+        let entry_name = entry.file_name();
+        let text = entry_name.to_str().filter(|text| text.starts_with(name));
+        let Some(Ok(file)) = text.map(str::parse::<WalFile>) else { continue };
+        if file.segment().is_some() && !entry.file_type().map_err(failed)?.is_dir() {
+            files.push(file);
         }
     }
-    Ok(segments)
+    files.sort_unstable_by_key(|file| (file.segment(), *file));
+    Ok(files)
 }
 
 /// The files of the archive; `foreign` hears of what does not belong there.

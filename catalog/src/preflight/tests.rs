@@ -115,7 +115,7 @@ impl Wal {
             before = Some(index.clone());
             known.push(Known {
                 name: *name,
-                index: indexed.then_some(index),
+                index: indexed.then(|| Box::new(index)),
                 soundness: Soundness::Unjudged,
                 note: String::new(),
                 partial: false,

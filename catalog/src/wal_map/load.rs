@@ -10,7 +10,7 @@ use pgwal::{History, SegmentName, SegmentSize, TimelineId, WalFile};
 
 use super::{Known, WalMap};
 use crate::archive::index_archive;
-use crate::index_store::Indexes;
+use crate::index_store::{Entry, Facts};
 use crate::inspect::{SegmentIndex, Soundness};
 use crate::store::CatalogError;
 use crate::wal::OpenWal;
@@ -49,8 +49,8 @@ pub fn load(layout: &Layout, size: SegmentSize, options: LoadOptions) -> Result<
     let archived = xlogdb::archived_segments(layout)?;
     let store = IndexStore::of(layout);
     let read = || -> Result<Vec<Known>, CatalogError> {
-        let indexes = store.load().map_err(|error| CatalogError::Index(Box::new(error)))?;
-        Ok(all_known(&archived, &indexes))
+        let indexed = store.load_as(indexed).map_err(|error| CatalogError::Index(Box::new(error)))?;
+        Ok(all_known(&archived, indexed))
     };
     let mut known = read()?;
     let mut missing = without_index(&known);
@@ -94,16 +94,19 @@ fn histories(layout: &Layout) -> Result<Vec<History>, CatalogError> {
     Ok(histories)
 }
 
+/// What the store knows of a segment.
+fn indexed(entry: Entry) -> Known {
+    let index = entry.index().map(Box::new);
+    let Facts { segment, soundness, note, .. } = entry.facts;
+    Known { name: segment, index, soundness, note, partial: false }
+}
+
 /// What is known of archived segments; both are in the order of names.
-fn all_known(archived: &[SegmentName], indexes: &Indexes) -> Vec<Known> {
-    let mut entries = indexes.iter().zip(indexes.decode()).peekable();
+fn all_known(archived: &[SegmentName], indexed: Vec<Known>) -> Vec<Known> {
+    let mut indexed = indexed.into_iter().peekable();
     let known = archived.iter().map(|name| {
-        while entries.next_if(|(entry, _)| entry.facts.segment < *name).is_some() {}
-        let Some((entry, index)) = entries.next_if(|(entry, _)| entry.facts.segment == *name) else {
-            return unread(*name);
-        };
-        let (soundness, note) = (entry.facts.soundness, entry.facts.note.clone());
-        Known { name: *name, index, soundness, note, partial: false }
+        while indexed.next_if(|known| known.name < *name).is_some() {}
+        indexed.next_if(|known| known.name == *name).unwrap_or_else(|| unread(*name))
     });
     known.collect()
 }
@@ -149,12 +152,12 @@ fn waiting(
     found.truncate(WAITING_MAX);
     let mut known: Vec<Known> = Vec::with_capacity(found.len());
     for (name, partial) in found {
-        let before = known.last().and_then(|known| known.index.as_ref());
+        let before = known.last().and_then(|known| known.index.as_deref());
         let index = index_one(layout, size, name, partial, before)?;
         if index.is_none() {
             continue;
         }
-        known.push(Known { index, partial, ..unread(name) });
+        known.push(Known { index: index.map(Box::new), partial, ..unread(name) });
     }
     Ok(known)
 }

@@ -61,7 +61,13 @@ pub(crate) fn known(timeline: u32, number: u64) -> Known {
         blocks: None,
         tail: None,
     };
-    Known { name, index: Some(index), soundness: Soundness::Sound, note: String::new(), partial: false }
+    Known {
+        name,
+        index: Some(Box::new(index)),
+        soundness: Soundness::Sound,
+        note: String::new(),
+        partial: false,
+    }
 }
 
 fn history(text: &str) -> History {

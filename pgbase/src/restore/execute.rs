@@ -494,8 +494,9 @@ fn make_directories(
 fn mark_all_archived(plan: &RestorePlan, wal: &Root, owner: Option<Owner>) -> Result<(), RestoreError> {
     let status = wal.below(Path::new("archive_status"))?;
     for wal in &plan.wal {
-        mark_archived(&status.directory, &wal.name, owner)
-            .map_err(|source| RestoreError::write(&status.path.join(&wal.name), source))?;
+        let name = wal.name();
+        mark_archived(&status.directory, &name, owner)
+            .map_err(|source| RestoreError::write(&status.path.join(&name), source))?;
     }
     Ok(())
 }

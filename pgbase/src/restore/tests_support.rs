@@ -1,6 +1,6 @@
 //! Facts for the tests of this module.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pgwal::{History, Lsn, SegmentSize, TimelineId};
 
@@ -30,9 +30,6 @@ pub(super) fn history(timeline: u32, text: &str) -> History {
 pub(super) fn wal(names: &[&str]) -> Vec<AvailableWal> {
     names
         .iter()
-        .map(|name| AvailableWal {
-            file: name.parse().unwrap(),
-            path: PathBuf::from(format!("/wals/{name}")),
-        })
+        .map(|name| AvailableWal { file: name.parse().unwrap(), directory: Path::new("/wals").into() })
         .collect()
 }

@@ -1,7 +1,8 @@
 //! Which WAL a restore needs: one unbroken chain of segments, along one timeline, from the backup's start to its target.
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pgwal::{History, Lsn, SegmentName, SegmentSize, TargetKind, TargetTimeline, TimelineId, WalFile};
 
@@ -14,27 +15,44 @@ use super::BackupFacts;
 const SEGMENTS_AFTER_LSN_TARGET: u64 = 1;
 
 /// A WAL file at hand, compressed or not.
+///
+/// An archive has a hundred thousand of them: they share the path of their directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AvailableWal {
-    /// What it is.
+    /// What it is, and the name of its file.
     pub file: WalFile,
+    /// The directory in which it is.
+    pub directory: Arc<Path>,
+}
+
+impl AvailableWal {
     /// Where it is.
-    pub path: PathBuf,
+    pub fn path(&self) -> PathBuf {
+        self.directory.join(self.file.to_string())
+    }
 }
 
 /// A WAL file to place, under its plain name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalCopy {
-    /// The name it gets: a partial segment's is that of the whole one.
-    pub name: String,
     /// Where it comes from.
-    pub from: PathBuf,
+    pub source: AvailableWal,
     /// What is known of its size.
     pub kind: WalKind,
 }
 
+impl WalCopy {
+    /// The name it gets: a partial segment's is that of the whole one.
+    pub fn name(&self) -> String {
+        match (self.kind, self.source.file.segment()) {
+            (WalKind::Segment | WalKind::Partial, Some(segment)) => segment.to_string(),
+            _ => self.source.file.to_string(),
+        }
+    }
+}
+
 /// What a WAL file's decompressed size has to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WalKind {
     /// A segment: exactly the cluster's segment size.
     Segment,
@@ -175,17 +193,22 @@ pub fn select_wal(
     let (begin, stop) = (segment_number(backup.begin, size), last_number(backup, target, until));
     let mut files = history_files(available);
     let mut selection = WalSelection { files: Vec::new(), last: None, reach: backup.begin, gap: None };
+    let newest = segments.last().map_or(0, |version| version.number);
+    let mut rest = &segments[segments.partition_point(|version| version.number < begin)..];
     let mut number = begin;
     while number <= stop {
         let wanted = segment_at(history, number, size);
-        let versions = segments.get(&number).map_or(&[][..], Vec::as_slice);
+        let versions;
+        (versions, rest) = rest.split_at(rest.iter().take_while(|version| version.number == number).count());
         let complete = versions.iter().any(|version| version.segment == wanted);
         // An older timeline's copy ends at the switch: it will do only where nothing follows.
-        if versions.is_empty() || (!complete && segments.keys().any(|&later| later > number)) {
-            selection.gap = gap_before_later(&segments, number, stop, wanted);
+        if versions.is_empty() || (!complete && newest > number) {
+            selection.gap = gap_before_later(rest, stop, wanted);
             break;
         }
-        files.extend(versions.iter().map(|version| version.copy.clone()));
+        files.extend(
+            versions.iter().map(|version| WalCopy { source: version.wal.clone(), kind: version.kind }),
+        );
         selection.last = versions.iter().map(|version| version.segment).max();
         selection.reach = wanted.end_lsn(size).unwrap_or(Lsn::MAX);
         number += 1;
@@ -196,36 +219,34 @@ pub fn select_wal(
 
 /// One timeline's copy of a segment.
 #[derive(Debug)]
-struct Version {
+struct Version<'a> {
+    number: u64,
     segment: SegmentName,
-    copy: WalCopy,
+    kind: WalKind,
+    wal: &'a AvailableWal,
 }
 
 /// The segments that recovery along `history` may read, by number; a complete one is preferred to a partial one, and
 /// of two alike the first listed.
-fn segments_on(
+fn segments_on<'a>(
     history: &History,
     size: SegmentSize,
-    available: &[AvailableWal],
+    available: &'a [AvailableWal],
     partials: bool,
-) -> HashMap<u64, Vec<Version>> {
-    let mut by_number: HashMap<u64, Vec<Version>> = HashMap::new();
-    for kind in [WalKind::Segment, WalKind::Partial] {
-        for wal in available {
-            let segment = match (wal.file, kind) {
-                (WalFile::Segment(segment), WalKind::Segment) => segment,
-                (WalFile::Partial(segment), WalKind::Partial) if partials => segment,
-                _ => continue,
-            };
-            let Some(number) = segment.number(size).filter(|_| history.uses(segment, size)) else { continue };
-            let versions = by_number.entry(number).or_default();
-            if versions.iter().all(|version| version.segment != segment) {
-                let copy = WalCopy { name: segment.to_string(), from: wal.path.clone(), kind };
-                versions.push(Version { segment, copy });
-            }
-        }
-    }
-    by_number
+) -> Vec<Version<'a>> {
+    let version = |wal: &'a AvailableWal| {
+        let (segment, kind) = match wal.file {
+            WalFile::Segment(segment) => (segment, WalKind::Segment),
+            WalFile::Partial(segment) if partials => (segment, WalKind::Partial),
+            _ => return None,
+        };
+        let number = segment.number(size).filter(|_| history.uses(segment, size))?;
+        Some(Version { number, segment, kind, wal })
+    };
+    let mut versions: Vec<Version<'a>> = available.iter().filter_map(version).collect();
+    versions.sort_by_key(|version| (version.number, version.segment, version.kind));
+    versions.dedup_by_key(|version| version.segment);
+    versions
 }
 
 fn history_files(available: &[AvailableWal]) -> Vec<WalCopy> {
@@ -233,7 +254,7 @@ fn history_files(available: &[AvailableWal]) -> Vec<WalCopy> {
     available
         .iter()
         .filter(|wal| matches!(wal.file, WalFile::History(timeline) if seen.insert(timeline)))
-        .map(|wal| WalCopy { name: wal.file.to_string(), from: wal.path.clone(), kind: WalKind::History })
+        .map(|wal| WalCopy { source: wal.clone(), kind: WalKind::History })
         .collect()
 }
 
@@ -266,14 +287,12 @@ fn segment_at(history: &History, number: u64, size: SegmentSize) -> SegmentName 
     SegmentName::at(history.timeline_at(last), first, size)
 }
 
-fn gap_before_later(
-    segments: &HashMap<u64, Vec<Version>>,
-    number: u64,
-    stop: u64,
-    missing: SegmentName,
-) -> Option<(SegmentName, usize)> {
-    let later = segments.keys().filter(|&&later| later > number && later <= stop).count();
-    (later > 0).then_some((missing, later))
+/// How many numbers up to `stop` there are in `later`, if any.
+fn gap_before_later(later: &[Version<'_>], stop: u64, missing: SegmentName) -> Option<(SegmentName, usize)> {
+    let upto_stop = later.iter().take_while(|version| version.number <= stop);
+    let mut numbers: Vec<u64> = upto_stop.map(|version| version.number).collect();
+    numbers.dedup();
+    (!numbers.is_empty()).then_some((missing, numbers.len()))
 }
 
 #[cfg(test)]
@@ -281,8 +300,8 @@ mod tests {
     use super::super::tests_support::{backup, history, wal};
     use super::*;
 
-    fn names(selection: &WalSelection) -> Vec<&str> {
-        selection.files.iter().map(|file| file.name.as_str()).collect()
+    fn names(selection: &WalSelection) -> Vec<String> {
+        selection.files.iter().map(WalCopy::name).collect()
     }
 
     fn tli(number: u32) -> TimelineId {
@@ -400,7 +419,7 @@ mod tests {
         let selection = select_wal(&backup(), &root, None, None, &available, true);
         assert_eq!(selection.files.len(), 3);
         assert_eq!(selection.files[1].kind, WalKind::Segment);
-        assert_eq!(selection.files[2].name, "000000010000000000000004");
+        assert_eq!(selection.files[2].name(), "000000010000000000000004");
         assert_eq!(selection.files[2].kind, WalKind::Partial);
     }
 
@@ -467,7 +486,7 @@ mod tests {
                 let size = SegmentSize::DEFAULT;
                 let selection = select_wal(&backup(), &path, None, None, &available, partials);
                 let names: Vec<SegmentName> =
-                    selection.files.iter().map(|file| file.name.parse().unwrap()).collect();
+                    selection.files.iter().map(|file| file.name().parse().unwrap()).collect();
                 let mut numbers: Vec<u64> = names.iter().map(|name| name.number(size).unwrap()).collect();
                 prop_assert!(names.iter().all(|name| path.uses(*name, size)));
                 prop_assert!(numbers.is_sorted());
@@ -476,7 +495,7 @@ mod tests {
                 prop_assert_eq!(&numbers, &expected);
                 let reach = numbers.last().map_or(backup().begin.as_u64(), |last| (last + 1) * size.bytes());
                 prop_assert_eq!(selection.reach.as_u64(), reach);
-                let unique: BTreeSet<&str> = selection.files.iter().map(|file| file.name.as_str()).collect();
+                let unique: BTreeSet<String> = selection.files.iter().map(WalCopy::name).collect();
                 prop_assert_eq!(unique.len(), selection.files.len());
             }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use barkeep_transport::codec::{Compression, MAGIC_BYTES};
 use pgwal::decoder::Keep;
 use pgwal::history::MAX_HISTORY_BYTES;
-use pgwal::{Decoder, Fault, FaultKind, Parts, SegmentName, SegmentSize};
+use pgwal::{Decoder, Fault, FaultKind, Parts, SegmentName, SegmentSize, WalFile};
 
 use super::wal::{WalCopy, WalKind};
 use crate::copy::{CopyMethod, Directory, Owner, copy_buffered};
@@ -26,7 +26,7 @@ pub(super) fn place(
     method: &CopyMethod,
     progress: &dyn Fn(u64) -> io::Result<()>,
 ) -> io::Result<u64> {
-    let mut from = File::open(&wal.from)?;
+    let mut from = File::open(wal.source.path())?;
     let metadata = from.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("not an ordinary file"));
@@ -36,10 +36,10 @@ pub(super) fn place(
         WalKind::History => MAX_HISTORY_BYTES as u64,
     };
     let compression = Compression::detect(&first_bytes(&mut from)?);
-    let mut file = to.create(Path::new(&wal.name), WAL_FILE_MODE, owner)?;
-    let mut check = match wal.kind {
-        WalKind::Segment => Check::of(&wal.name, size),
-        WalKind::Partial | WalKind::History => None,
+    let mut file = to.create(Path::new(&wal.name()), WAL_FILE_MODE, owner)?;
+    let mut check = match wal.source.file {
+        WalFile::Segment(segment) => Check::of(segment, size),
+        _ => None,
     };
     let written = if compression == Compression::None {
         if metadata.len() > limit {
@@ -80,9 +80,8 @@ struct Check {
 }
 
 impl Check {
-    /// `None` when there is nothing to go by: another size or name is found out elsewhere.
-    fn of(name: &str, size: SegmentSize) -> Option<Self> {
-        let segment: SegmentName = name.parse().ok()?;
+    /// `None` when there is nothing to go by: a name of another segment size is found out elsewhere.
+    fn of(segment: SegmentName, size: SegmentSize) -> Option<Self> {
         let decoder = Decoder::new(segment.first_lsn(size)?, size).with_keep(Keep::Headers);
         Some(Check { decoder, fault: None })
     }

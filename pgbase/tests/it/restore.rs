@@ -63,14 +63,14 @@ impl Original {
                 let file: WalFile = path.file_name()?.to_str()?.parse().ok()?;
                 // Later segments are being written, or are spare ones.
                 (file.to_string() <= last || matches!(file, WalFile::History(_)))
-                    .then_some(AvailableWal { file, path })
+                    .then(|| AvailableWal { file, directory: wal.as_path().into() })
             })
             .collect();
         let histories = available
             .iter()
             .filter_map(|wal| match wal.file {
                 WalFile::History(timeline) => {
-                    Some(History::parse(timeline, &std::fs::read(&wal.path).unwrap()).unwrap())
+                    Some(History::parse(timeline, &std::fs::read(wal.path()).unwrap()).unwrap())
                 }
                 _ => None,
             })

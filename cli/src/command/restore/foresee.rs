@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use barkeep_catalog::rates::{Rates, blend};
 use barkeep_catalog::{BackupInfo, Catalog};
-use pgbase::restore::{RestorePlan, RestoreReport, WalPlace};
+use pgbase::restore::{RestorePlan, RestoreReport, WalCopy, WalPlace};
 use serde_json::json;
 
 use crate::error::{CommandError, chain};
@@ -38,8 +38,8 @@ pub(super) fn tell(
         (Some(first), Some(last)) => output.info(format!(
             "  {} WAL files, {} to {}, into {place}",
             plan.wal.len(),
-            first.name,
-            last.name
+            first.name(),
+            last.name()
         )),
         _ => output.info("  no WAL: the restored server fetches it"),
     }
@@ -68,7 +68,7 @@ pub(super) fn tell(
                    "to": tree.to.display().to_string()})
         })
         .collect();
-    let wal: Vec<&str> = plan.wal.iter().map(|wal| &wal.name[..]).collect();
+    let wal: Vec<String> = plan.wal.iter().map(WalCopy::name).collect();
     output.set(
         "plan",
         json!({"backup_id": info.id.to_string(), "delta": plan.delta, "trees": trees, "wal": wal, "wal_place": place,

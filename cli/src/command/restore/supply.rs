@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use barkeep_catalog::{Layout, wal, xlogdb};
@@ -17,12 +18,19 @@ pub(in crate::command) fn available(
     size: SegmentSize,
     partials: bool,
 ) -> Result<Vec<AvailableWal>, CommandError> {
-    let archived = xlogdb::archived_files(layout)?;
-    let mut files: Vec<AvailableWal> =
-        archived.into_iter().map(|(file, path)| AvailableWal { file, path }).collect();
+    // What is archived meanwhile is seen in both places rather than in neither; the archive's copy goes first.
+    let mut on_their_way = Vec::new();
     for directory in [&layout.streaming, &layout.incoming] {
-        files.extend(waiting(directory, size, partials)?);
+        on_their_way.extend(waiting(directory, size, partials)?);
     }
+    let mut files = Vec::new();
+    for (directory, archived) in xlogdb::archived_directories(layout)? {
+        let directory: Arc<Path> = directory.into();
+        files.extend(
+            archived.into_iter().map(|file| AvailableWal { file, directory: Arc::clone(&directory) }),
+        );
+    }
+    files.extend(on_their_way);
     Ok(files)
 }
 
@@ -35,6 +43,7 @@ fn waiting(directory: &Path, size: SegmentSize, partials: bool) -> Result<Vec<Av
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(failed)?,
     };
+    let shared: Arc<Path> = directory.into();
     let mut files = Vec::new();
     for entry in entries {
         let entry = entry.map_err(failed)?;
@@ -47,7 +56,7 @@ fn waiting(directory: &Path, size: SegmentSize, partials: bool) -> Result<Vec<Av
             WalFile::Label { .. } => false,
         };
         if usable {
-            files.push(AvailableWal { file, path: entry.path() });
+            files.push(AvailableWal { file, directory: Arc::clone(&shared) });
         }
     }
     Ok(files)
@@ -82,7 +91,7 @@ pub(super) fn archived_until(available: &[AvailableWal]) -> Option<PgTimestamp> 
         }
     }
     let written = |wal: &AvailableWal| {
-        let age = wal.path.metadata().ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        let age = wal.path().metadata().ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
         PgTimestamp::from_unix_micros(age.as_micros().try_into().ok()?)
     };
     newest.into_iter().filter_map(written).max()

@@ -129,7 +129,7 @@ impl Far<'_> {
         let data = self.data()?.root;
         if plan.wal_place == WalPlace::PgWal {
             let marks = plan.wal.iter().map(|wal| {
-                let name = format!("pg_wal/archive_status/{}.done", wal.name);
+                let name = format!("pg_wal/archive_status/{}.done", wal.name());
                 change(data, name, Action::CreateFile { mode: PRIVATE_FILE })
             });
             self.make(marks.collect())?;

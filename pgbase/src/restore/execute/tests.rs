@@ -57,8 +57,8 @@ impl Stage {
         stage.write("16386/PG_15_202209061/5/200", b"in a tablespace");
         fs::create_dir_all(stage.path("data/pg_tblspc")).unwrap();
         symlink("/srv/fast", stage.path("data/pg_tblspc/16386")).unwrap();
-        stage.write("wals/000000010000000000000020", &segment(2));
-        stage.write("wals/000000010000000000000030", &packed(Compression::Zstd, &segment(3)));
+        stage.write("wals/000000010000000000000002", &segment(2));
+        stage.write("wals/000000010000000000000003", &packed(Compression::Zstd, &segment(3)));
         stage
     }
 
@@ -72,12 +72,8 @@ impl Stage {
     }
 
     fn request(&self, kind: Option<TargetKind>) -> RestoreRequest {
-        let mut available = wal(&["000000010000000000000020", "000000010000000000000030"]);
-        // 1 MiB segments: 0x20 and 0x30 stand for themselves only if the backup spans them, so they are renamed.
-        for (wal, number) in available.iter_mut().zip([2, 3]) {
-            wal.path = self.path(&format!("wals/{}", wal.file));
-            wal.file = format!("0000000100000000000000{number:02X}").parse().unwrap();
-        }
+        let mut available = wal(&["000000010000000000000002", "000000010000000000000003"]);
+        available.iter_mut().for_each(|wal| wal.directory = self.path("wals").into());
         RestoreRequest {
             backup: BackupFacts {
                 data: self.path("data"),
@@ -225,11 +221,11 @@ fn wal_can_be_staged_elsewhere() {
 #[test]
 fn a_partial_segment_is_filled_up() {
     let stage = Stage::new();
-    stage.write("wals/partial", &packed(Compression::Gzip, b"beginning"));
+    stage.write("wals/000000010000000000000004.partial", &packed(Compression::Gzip, b"beginning"));
     let mut request = stage.request(None);
     request.available_wal.push(super::super::AvailableWal {
         file: "000000010000000000000004.partial".parse().unwrap(),
-        path: stage.path("wals/partial"),
+        directory: stage.path("wals").into(),
     });
     request.wal = WalSupply::Copy { partials: true, staging: None };
     stage.restore(&plan_restore(request, &look_at).unwrap()).unwrap();
@@ -247,11 +243,11 @@ fn damaged_wal_fails_the_restore_and_leaves_nothing() {
         (packed(Compression::Gzip, &[3; SEGMENT])[..200].to_vec(), ""),
     ] {
         let stage = Stage::new();
-        stage.write("wals/000000010000000000000030", &content);
+        stage.write("wals/000000010000000000000003", &content);
         let RestoreError::Copy { from, source, .. } = stage.restore(&stage.plan(None)).unwrap_err() else {
             panic!("not a copy error");
         };
-        assert!(from.ends_with("wals/000000010000000000000030"));
+        assert!(from.ends_with("wals/000000010000000000000003"));
         assert!(source.to_string().contains(part), "{source}");
         stage.assert_nothing_left();
     }
@@ -265,12 +261,12 @@ fn a_flipped_bit_in_a_segment_fails_the_restore() {
             let mut damaged = segment(3);
             damaged[at] ^= 4;
             let stage = Stage::new();
-            stage.write("wals/000000010000000000000030", &packed(compression, &damaged));
+            stage.write("wals/000000010000000000000003", &packed(compression, &damaged));
             let RestoreError::Copy { from, source, .. } = stage.restore(&stage.plan(None)).unwrap_err()
             else {
                 panic!("not a copy error");
             };
-            assert!(from.ends_with("wals/000000010000000000000030"));
+            assert!(from.ends_with("wals/000000010000000000000003"));
             assert!(source.to_string().contains("it is damaged: "), "{compression} {at}: {source}");
             stage.assert_nothing_left();
         }
@@ -292,7 +288,7 @@ fn wal_that_ends_inside_its_last_segment_is_no_damage() {
     }
     let mut ended = whole.clone();
     ended[last..].fill(0);
-    stage.write("wals/000000010000000000000030", &ended);
+    stage.write("wals/000000010000000000000003", &ended);
     stage.restore(&stage.plan(None)).unwrap();
 }
 
@@ -302,7 +298,7 @@ fn an_empty_destination_stays_and_a_new_parent_goes() {
     fs::create_dir(stage.path("new")).unwrap();
     let mut plan = stage.plan(None);
     plan.trees[1].to = stage.path("a/b/fast");
-    stage.write("wals/000000010000000000000030", b"short");
+    stage.write("wals/000000010000000000000003", b"short");
     stage.restore(&plan).unwrap_err();
     assert_eq!(look_at(&stage.path("new")).unwrap(), DestinationState::Empty);
     assert_eq!(look_at(&stage.path("a")).unwrap(), DestinationState::Absent);
@@ -425,7 +421,7 @@ fn what_can_not_be_read_or_written_is_named() {
     stage.assert_nothing_left();
 
     let mut plan = stage.plan(None);
-    plan.wal[0].from = stage.path("wals/absent");
+    plan.wal[0].source.directory = stage.path("absent").into();
     assert!(matches!(stage.restore(&plan), Err(RestoreError::Copy { .. })));
     stage.assert_nothing_left();
 }

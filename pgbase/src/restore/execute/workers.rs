@@ -161,17 +161,18 @@ impl Work<'_> {
         let size = self.plan.backup.segment_size;
         // WAL may come from another file system than the backup: what works is found out for each file anew.
         let method = CopyMethod::default();
+        let name = wal.name();
         let copy = || -> io::Result<u64> {
             let directory = &self.wal_directory.directory;
             if again {
-                remove_if_there(directory, Path::new(&wal.name))?;
+                remove_if_there(directory, Path::new(&name))?;
             }
             // What counts as written are the backup's own files.
             wal_copy::place(wal, directory, size, self.options.owner, &method, progress).map(|_| 0)
         };
         copy().map_err(|source| RestoreError::Copy {
-            from: wal.from.clone(),
-            to: self.wal_directory.path.join(Path::new(&wal.name)),
+            from: wal.source.path(),
+            to: self.wal_directory.path.join(&name),
             source,
         })
     }

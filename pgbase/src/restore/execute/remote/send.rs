@@ -301,7 +301,8 @@ impl Far<'_> {
         let (Some(wal), Some((root, directory))) = (self.plan.wal.get(index), &self.wal) else {
             return Ok(());
         };
-        let path = self.staging.join(&wal.name);
+        let name = wal.name();
+        let path = self.staging.join(&name);
         let copy = || -> io::Result<File> {
             let staging = Directory::open(self.staging)?;
             let size = self.plan.backup.segment_size;
@@ -312,11 +313,11 @@ impl Far<'_> {
             Ok(file)
         };
         let mut file = copy().map_err(|source| RestoreError::Copy {
-            from: wal.from.clone(),
+            from: wal.source.path(),
             to: path.clone(),
             source,
         })?;
-        self.send_file(*root, &directory.join(&wal.name), PRIVATE_FILE, &mut file, stop)
+        self.send_file(*root, &directory.join(&name), PRIVATE_FILE, &mut file, stop)
     }
 }
 
