@@ -28,7 +28,7 @@ pub trait SegmentSource: Sync {
 /// A plain file, to be read from where it stands by someone who doesn't wait for anything in between.
 ///
 /// With the feature `fast`, on Linux, a file that nobody has open for writing is read without being copied: see
-/// [`read_file`] for one whose reader may stop for long, as for a pager.
+/// [`read_file`] for one whose reader may stop for long, as for a pager, and for one that [`is_live`].
 pub fn map_file(file: File) -> Box<dyn BufRead + Send> {
     #[cfg(all(feature = "fast", target_os = "linux"))]
     return Box::new(mapped::MappedFile::new(file));
@@ -39,6 +39,12 @@ pub fn map_file(file: File) -> Box<dyn BufRead + Send> {
 /// A plain file, to be read from where it stands.
 pub fn read_file(file: File) -> Box<dyn BufRead + Send> {
     Box::new(BufReader::with_capacity(CHUNK_BYTES, file))
+}
+
+/// Whether a server writes its WAL to this directory, as to `pg_wal`: its files are better read than mapped, since it may want
+/// to write to any of them under a new name, and waits until they are mapped no longer.
+pub fn is_live(directory: &Path) -> bool {
+    directory.join("archive_status").is_dir()
 }
 
 /// A directory of plain segments, like `pg_wal`.
@@ -80,6 +86,7 @@ impl SegmentSource for SegmentDir {
     fn open(&self, segment: SegmentName) -> io::Result<Option<Box<dyn BufRead + '_>>> {
         for file in [WalFile::Segment(segment), WalFile::Partial(segment)] {
             match File::open(self.path.join(file.to_string())) {
+                Ok(file) if is_live(&self.path) => return Ok(Some(read_file(file))),
                 Ok(file) => return Ok(Some(map_file(file))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),

@@ -1,9 +1,11 @@
 //! `barkeep wal` on what people give it: pipes, holes, cut and empty files, directories of anything; and its filters.
 
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use barkeep_transport::codec::{Compression, Level};
+use rustix::fs::OFlags;
 use testkit::TestDir;
 
 use crate::wal::{Wal, barkeep};
@@ -170,6 +172,36 @@ fn a_reader_that_goes_away_and_a_full_disk_are_told_apart() {
     }
 }
 
+/// Whether nobody keeps a file from being written, as by a lease on it.
+fn is_free_to_write(path: &Path) -> bool {
+    let nonblocking = OFlags::NONBLOCK.bits() as i32;
+    std::fs::OpenOptions::new().write(true).custom_flags(nonblocking).open(path).is_ok()
+}
+
+#[test]
+fn a_dump_that_waits_for_its_reader_keeps_no_writer_waiting() {
+    testkit::require_pg!(18);
+    let wal = Wal::make(18);
+    for options in [&["wal", "dump"][..], &["-f", "json", "wal", "dump"], &["wal", "dump", "--bkp-details"]] {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_barkeep"))
+            .args(options)
+            .args(&wal.segments)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = child.stdout.take().unwrap();
+        let stat = format!("/proc/{}/stat", child.id());
+        testkit::wait_for("it to sleep with its output in the pipe", 30, || {
+            let sleeps = std::fs::read_to_string(&stat).unwrap().contains(") S ");
+            (sleeps && rustix::io::ioctl_fionread(&output).unwrap() >= 1 << 15).then_some(())
+        });
+        assert!(wal.segments.iter().all(|segment| is_free_to_write(segment)), "{options:?}");
+        assert!(child.try_wait().unwrap().is_none(), "{options:?}: it was to wait");
+        drop(output);
+        child.wait().unwrap();
+    }
+}
+
 #[test]
 fn a_cut_file_spoils_nothing_but_itself() {
     testkit::require_pg!(18);
@@ -224,10 +256,24 @@ fn a_hole_and_strange_files_are_passed_over_and_told() {
     let (code, said, complaint) = barkeep(&["-f", "json", "wal", "index", "--merge"], &[dir.path()], None);
     assert_eq!(code, Some(0), "{complaint}");
     assert_eq!(lines(&said).len(), 2, "{said}");
-    // A segment that is no file but a directory.
-    std::fs::create_dir(dir.join(name(&wal.segments[2]))).unwrap();
-    let (code, said, _) = barkeep(&["wal", "verify"], &[dir.path()], None);
-    assert_eq!(code, Some(1), "{said}");
+    // A segment that is no file but a directory, or a pipe that nobody writes to.
+    let strange = dir.join(name(&wal.segments[2]));
+    for make in ["mkdir", "mkfifo"] {
+        assert!(std::process::Command::new(make).arg(&strange).status().unwrap().success());
+        let (code, said, _) = barkeep(&["wal", "verify"], &[dir.path()], None);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("it is not a regular file"), "{said}");
+        let _ = std::fs::remove_dir(&strange);
+    }
+    std::fs::remove_file(&strange).unwrap();
+    // A range that the WAL has nothing of is not sound, but not there.
+    for range in [["--from", "FFFF/0"], ["--to", "0/1"]] {
+        for command in ["verify", "dump", "stats", "find"] {
+            let (code, _, complaint) = barkeep(&["wal", command, range[0], range[1]], &[dir.path()], None);
+            assert_eq!(code, Some(1), "{command} {range:?}");
+            assert!(complaint.contains("has nothing of the range"), "{complaint}");
+        }
+    }
     let empty = TestDir::new();
     let (code, _, complaint) = barkeep(&["wal", "verify"], &[empty.path()], None);
     assert_eq!(code, Some(1));

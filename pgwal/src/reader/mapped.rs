@@ -1,16 +1,19 @@
 //! A plain file, read by mapping it: the kernel's copy costs as much as all else that is done with WAL.
 //!
 //! The start is read all the same: who only wants to know what a file is, or how a record ends that began in the segment
-//! before, gets it at once. And threads that map get in each other's way, so a window is large, brought in piece by piece.
+//! before, gets it at once. A window is brought in piece by piece, and what has been used of it is let go. That interrupts the
+//! other threads of the process, whose processors have to forget it too: so the fewer the readers, the smaller a piece, but
+//! alone a reader takes what stays in its processor's cache.
 //!
 //! Memory that a file lends is sound only while nobody changes or cuts the file. So each window is mapped under a read lease
 //! (`fcntl(2)`, `F_SETLEASE`): the kernel grants it only while nobody has the file open for writing, and lets whoever then
-//! opens it for writing or truncates it wait until the lease is given back: some milliseconds later where a reader goes on, and
-//! up to `/proc/sys/fs/lease-break-time` (45 seconds) where it pauses within a window, as behind a pager. Where there is
+//! opens it for writing or truncates it wait until the lease is given back: some milliseconds later. Where there is
 //! no lease to be had (a segment that is being written, another user's file, a network file system), or pages can't be brought
 //! in (a bad disk, of which reading tells in a way that can be reported), the rest is read.
 //!
-//! What is left: a process that pauses for longer than that, while another cuts the file, dies by SIGBUS without a report.
+//! So this is for readers that wait for nobody: not for one whose output somebody reads, nor for the files of a running server
+//! ([`is_live`](super::is_live)). What is left: a process that is stopped (SIGSTOP) within a window keeps a writer waiting for
+//! up to `/proc/sys/fs/lease-break-time` (45 seconds), and dies by SIGBUS when it goes on after another has then cut the file.
 //!
 //! Miri knows neither leases nor mappings of files: the tests below run on the real thing, and under AddressSanitizer
 //! (`make unsafe`), which knows what is mapped.
@@ -22,6 +25,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::{Advice, Mmap, MmapOptions, UncheckedAdvice};
 
@@ -30,10 +34,16 @@ use super::CHUNK_BYTES;
 /// How much of the file is mapped at a time, in bytes: a multiple of any page size. Small enough that a lease is short, large
 /// enough that threads, which wait for one another where they map and unmap, seldom do.
 const WINDOW_BYTES: u64 = 16 << 20;
-/// How much of a window is in memory at a time, in bytes.
+/// How much of a window is in memory at a time, in bytes, if nobody else reads in this way.
 const PIECE_BYTES: usize = 1 << 20;
+/// How much is in memory at a time if others do, in bytes, of all of them together. Shared out among 16 or more, it is a
+/// [`PIECE_BYTES`] for each.
+const PIECES_BYTES: usize = 16 << 20;
 /// `F_SETSIG` of Linux: the signal that tells of someone who waits for the lease.
 const F_SETSIG: libc::c_int = 10;
+
+/// How many files are read in this way.
+static READERS: AtomicUsize = AtomicUsize::new(0);
 
 /// A file that is mapped a window at a time, or read where it can't be.
 #[derive(Debug)]
@@ -47,6 +57,8 @@ pub(super) struct MappedFile {
     used: usize,
     /// Bytes of the window that have been brought in: at most its length.
     present: usize,
+    /// Where the last piece of them starts: at most `present`.
+    piece: usize,
     // After the window, so that it is closed after the window is unmapped.
     reader: BufReader<File>,
 }
@@ -65,7 +77,8 @@ impl MappedFile {
     /// Reads `file` from its start.
     pub(super) fn new(file: File) -> Self {
         let reader = BufReader::with_capacity(CHUNK_BYTES, file);
-        MappedFile { stage: Stage::Start, window: None, start: 0, used: 0, present: 0, reader }
+        READERS.fetch_add(1, Ordering::Relaxed);
+        MappedFile { stage: Stage::Start, window: None, start: 0, used: 0, present: 0, piece: 0, reader }
     }
 
     /// Takes the lease on the file; whether that worked.
@@ -90,7 +103,7 @@ impl MappedFile {
             self.give_back_lease();
         }
         self.start += self.used as u64;
-        (self.used, self.present) = (0, 0);
+        (self.used, self.present, self.piece) = (0, 0, 0);
     }
 
     /// Brings in what comes next: of this window, or else of the next one. There is nothing at the file's end, and where
@@ -130,15 +143,31 @@ impl MappedFile {
     /// here rather than where it is touched.
     fn bring_in(&mut self) -> bool {
         let Some(window) = &self.window else { return false };
-        if let Some(before) = self.present.checked_sub(PIECE_BYTES) {
+        let before = self.present - self.piece;
+        if before > 0 {
             // SAFETY: nothing of this piece is lent, since all of it has been consumed, and nothing is written to the map that
             // would be lost. A failure only means that it stays in memory until the window goes.
-            let _ = unsafe { window.unchecked_advise_range(UncheckedAdvice::DontNeed, before, PIECE_BYTES) };
+            let _ = unsafe { window.unchecked_advise_range(UncheckedAdvice::DontNeed, self.piece, before) };
         }
-        let length = PIECE_BYTES.min(window.len() - self.present);
+        let length = piece_bytes(READERS.load(Ordering::Relaxed)).min(window.len() - self.present);
         let there = window.advise_range(Advice::PopulateRead, self.present, length).is_ok();
+        self.piece = self.present;
         self.present += if there { length } else { 0 };
         there
+    }
+}
+
+/// How much is brought in at a time while there are so many readers, in bytes: a multiple of any page size.
+fn piece_bytes(readers: usize) -> usize {
+    match readers {
+        0 | 1 => PIECE_BYTES,
+        many => (PIECES_BYTES / many.next_power_of_two()).max(PIECE_BYTES),
+    }
+}
+
+impl Drop for MappedFile {
+    fn drop(&mut self) {
+        READERS.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -223,12 +252,20 @@ mod tests {
     }
 
     #[test]
+    fn readers_share_the_memory_that_there_is() {
+        assert_eq!((0..=3).map(|readers| piece_bytes(readers) >> 20).collect::<Vec<_>>(), [1, 1, 8, 4]);
+        assert!((1..=16).all(|readers| readers * piece_bytes(readers) <= PIECES_BYTES));
+        assert_eq!((piece_bytes(17), piece_bytes(100_000)), (PIECE_BYTES, PIECE_BYTES));
+    }
+
+    #[test]
     fn maps_a_file_that_nobody_writes_and_reads_one_that_somebody_may() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("segment");
         let bytes = write(&path, 2 * WINDOW);
         let mut alone = past_the_start(&path);
-        assert_eq!(alone.fill_buf().unwrap().len(), PIECE_BYTES);
+        // More of it where other tests read at the same time.
+        assert!(alone.fill_buf().unwrap().len() >= PIECE_BYTES);
         assert_eq!(alone.stage, Stage::Mapping);
         drop(alone);
         let writer = OpenOptions::new().append(true).open(&path).unwrap();

@@ -79,7 +79,8 @@ fn value(field: &Value) -> serde_json::Value {
         Value::Real(number) => json!(number),
         Value::Time(time) => json!(time.to_string()),
         Value::Relation(_) | Value::FullXid(_) | Value::Lsn(_) => json!(field.to_string()),
-        Value::Text(text) => json!(text),
+        // Some end with the space before what follows in a line.
+        Value::Text(text) => json!(text.trim_end()),
         Value::List(list) => list.iter().map(value).collect(),
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use barkeep_transport::codec::Compression;
 use pgwal::page::{self, LONG_HEADER_BYTES};
-use pgwal::reader::{CHUNK_BYTES, SegmentSeries, SegmentSource, SeriesError, map_file, read_file};
+use pgwal::reader::{CHUNK_BYTES, SegmentSeries, SegmentSource, SeriesError, is_live, map_file, read_file};
 use pgwal::{SegmentName, SegmentSize, WalFile};
 
 use crate::args::WalSource;
@@ -160,12 +160,18 @@ impl SegmentSource for Input {
 
 /// Opens a WAL file, whatever its compression.
 fn open_file(path: &Path, pace: Pace) -> io::Result<Box<dyn BufRead + Send>> {
+    // Opening a pipe would wait for someone to write to it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
     let mut file = File::open(path)?;
     let mut magic = Vec::new();
     file.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut magic)?;
     file.rewind()?;
     match Compression::detect(&magic) {
-        Compression::None if pace == Pace::Steady => Ok(map_file(file)),
+        Compression::None if pace == Pace::Steady && !path.parent().is_some_and(is_live) => {
+            Ok(map_file(file))
+        }
         Compression::None => Ok(read_file(file)),
         compression => Ok(buffered(compression.reader(file)?)),
     }
@@ -218,14 +224,14 @@ impl Found {
     fn file(&mut self, path: &Path) -> Result<(), CommandError> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         match name.parse() {
-            Ok(WalFile::Segment(segment)) => {
-                self.files.insert(segment, Place::File(path.to_owned()));
-            }
-            Ok(WalFile::Partial(segment)) => self.partial(segment, path.to_owned()),
             _ if !path.is_file() => {
                 let pipe = File::open(path).map_err(|error| unreadable(path, &error))?;
                 self.pipe(pipe, &path.display().to_string())?;
             }
+            Ok(WalFile::Segment(segment)) => {
+                self.files.insert(segment, Place::File(path.to_owned()));
+            }
+            Ok(WalFile::Partial(segment)) => self.partial(segment, path.to_owned()),
             _ => {
                 let start = read_start(path).map_err(|error| unreadable(path, &error))?;
                 let segment = self.identify(&start).ok_or_else(|| not_wal(&path.display().to_string()))?;
@@ -276,7 +282,12 @@ impl Found {
         let unused = if may_end { self.leave_out_unused(segment_size) } else { None };
         let only_pipe = matches!(self.files.values().next(), Some(Place::Pipe(_)) if self.files.len() == 1);
         // What comes later in a pipe shows only when that is reached.
+        let at_hand = self.files.keys().next().copied().zip(self.files.keys().next_back().copied());
         self.files.retain(|segment, _| only_pipe || is_wanted(source, *segment, segment_size));
+        if let Some((first, last)) = at_hand.filter(|_| self.files.is_empty()) {
+            return Err(CommandError::new("The WAL at hand has nothing of the range that is asked for")
+                .hint(format!("it goes from {first} to {last}")));
+        }
         let source = source.clone();
         Ok(Input { files: self.files, segment_size, ends_partial, unused, source })
     }
