@@ -14,6 +14,7 @@ use bzip2::write::BzEncoder;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use liblzma::read::XzDecoder;
+use liblzma::stream::{CONCATENATED, Check, Filters, LzmaOptions, Stream};
 use liblzma::write::XzEncoder;
 use zstd::zstd_safe::{CParameter, Strategy};
 
@@ -133,6 +134,16 @@ impl Compression {
         }
     }
 
+    /// Whether a [`Packer`] works with hardly more memory than what it takes in and gives out. Where not, a
+    /// [writer](Self::writer) compresses as well, with 24 MiB at most.
+    pub fn packs_frugally(self, level: Level) -> bool {
+        match self {
+            Compression::Gzip => true,
+            Compression::Zstd => self.level_number(level) <= ZSTD_SMALL_LEVEL_MAX,
+            _ => false,
+        }
+    }
+
     /// A writer that compresses into `sink`. Nothing is complete before [`Encoder::finish`].
     ///
     /// # Errors
@@ -147,7 +158,12 @@ impl Compression {
             Compression::Bzip2 => {
                 Encode::Bzip2(Box::new(BzEncoder::new(sink, bzip2::Compression::new(number.unsigned_abs()))))
             }
-            Compression::Xz => Encode::Xz(Box::new(XzEncoder::new(sink, number.unsigned_abs()))),
+            Compression::Xz => {
+                let mut options = LzmaOptions::new_preset(number.unsigned_abs())?;
+                options.dict_size(xz_dictionary_bytes(number.unsigned_abs()));
+                let stream = Stream::new_stream_encoder(Filters::new().lzma2(&options), Check::Crc64)?;
+                Encode::Xz(Box::new(XzEncoder::new_stream(sink, stream)))
+            }
             Compression::Zstd => {
                 let mut encoder = zstd::stream::write::Encoder::new(sink, number)?;
                 encoder.include_checksum(true)?;
@@ -181,10 +197,7 @@ impl Compression {
             Compression::Gzip => Box::new(MultiGzDecoder::new(source)),
             Compression::Bzip2 => Box::new(MultiBzDecoder::new(source)),
             Compression::Xz => {
-                let stream = liblzma::stream::Stream::new_stream_decoder(
-                    XZ_MEMORY_BYTES_MAX,
-                    liblzma::stream::CONCATENATED,
-                )?;
+                let stream = Stream::new_stream_decoder(XZ_MEMORY_BYTES_MAX, CONCATENATED)?;
                 Box::new(XzDecoder::new_stream(source, stream))
             }
             Compression::Zstd => {
@@ -211,9 +224,33 @@ const ZSTD_MEDIUM: [CParameter; 6] = [
     CParameter::MinMatch(6),
 ];
 
+/// Up to this level, zstd's tables take less than 3 MiB.
+const ZSTD_SMALL_LEVEL_MAX: i32 = 4;
+/// Up to this one, they and the window take less than 20 MiB.
+const ZSTD_USUAL_LEVEL_MAX: i32 = 9;
+/// What keeps the levels above, which would take up to 900 MiB, to as much: a window of 4 MiB, tables of 8 and 4 MiB.
+const ZSTD_FRUGAL: [CParameter; 3] =
+    [CParameter::WindowLog(22), CParameter::ChainLog(21), CParameter::HashLog(20)];
+
 /// What is set beyond the number that a level has.
 fn zstd_parameters(level: Level) -> &'static [CParameter] {
-    if level == Level::Medium { &ZSTD_MEDIUM } else { &[] }
+    match level {
+        Level::Medium => &ZSTD_MEDIUM,
+        Level::Number(number) if number > ZSTD_USUAL_LEVEL_MAX => &ZSTD_FRUGAL,
+        _ => &[],
+    }
+}
+
+/// How far back xz searches at most, in bytes: of the memory that it takes, from 7 to 12 bytes are for each of these.
+const XZ_DICTIONARY_BYTES_MAX: u32 = 1536 << 10;
+
+/// How far back an xz preset searches. The presets' own distances, from 256 KiB to 64 MiB, take up to 674 MiB of memory.
+const fn xz_dictionary_bytes(preset: u32) -> u32 {
+    match preset {
+        0 => 256 << 10,
+        1 => 1 << 20,
+        _ => XZ_DICTIONARY_BYTES_MAX,
+    }
 }
 
 impl fmt::Display for Compression {

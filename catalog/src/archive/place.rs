@@ -141,7 +141,11 @@ pub(super) fn prepare(
     let links = compression == packed
         && !job.stays
         && fs::metadata(layout.wal_directory(&job.file)).map_err(unreadable)?.dev() == metadata.dev();
-    let keep = packed == Compression::None && !links;
+    let encode = if compression == packed { Compression::None } else { compression };
+    // Beside a compressor with large tables it would be too much; the system has it in memory too.
+    let keep = packed == Compression::None
+        && !links
+        && (encode == Compression::None || encode.packs_frugally(options.level));
     let inspection = match inspect(job, place, open, work, keep, scratch)? {
         Ok(inspection) => inspection,
         Err((soundness, note)) => return Ok(Prepared::Refused(soundness, note)),
@@ -152,7 +156,6 @@ pub(super) fn prepare(
     if links {
         return Ok(Prepared::Link(job.source.clone(), Arrival { entry, inspection, replaces }));
     }
-    let encode = if compression == packed { Compression::None } else { compression };
     let held = scratch.held().filter(|(held, _)| held.len() as u64 == metadata.len());
     let mut copy = match held {
         Some((held, packer)) => match pack(held, packer, encode, options, &destination)? {

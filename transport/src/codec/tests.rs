@@ -1,7 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
-const LEVELS: [Level; 5] = [Level::Low, Level::Medium, Level::High, Level::Number(-1000), Level::Number(1)];
+const LEVELS: [Level; 6] =
+    [Level::Low, Level::Medium, Level::High, Level::Number(-1000), Level::Number(1), Level::Number(1000)];
 
 fn compress(compression: Compression, level: Level, bytes: &[u8]) -> Vec<u8> {
     let mut writer = compression.writer(Vec::new(), level).unwrap();
