@@ -104,3 +104,21 @@ fn packs_of_directories_that_are_gone_are_forgotten() {
     assert_eq!(store.forget_absent(&layout).unwrap(), 1);
     assert_eq!(numbers(&layout), [300]);
 }
+
+#[test]
+fn what_is_not_sound_is_told_by_its_last_entry() {
+    let (_home, layout) = home();
+    let store = IndexStore::of(&layout);
+    assert_eq!(store.doubtful().unwrap(), []);
+    let damaged = |number| Facts { soundness: Soundness::Damaged, note: "a bit".to_owned(), ..facts(number) };
+    // Two packs, one of them with an entry that belongs to the other.
+    store.add(&[(damaged(300), None), (damaged(3), None), (facts(2), None), (damaged(1), None)]).unwrap();
+    store.add(&[(facts(3), None), (damaged(2), None)]).unwrap();
+    let mut pack = fs::read(store.pack(segment(1))).unwrap();
+    format::write(&mut pack, &damaged(301), b"");
+    fs::write(store.pack(segment(1)), pack).unwrap();
+    assert_eq!(store.doubtful().unwrap(), [damaged(1), damaged(2), damaged(300)]);
+    let loaded = store.load().unwrap();
+    let by_loading = loaded.iter().filter(|entry| !entry.facts.soundness.is_fine());
+    assert!(by_loading.map(|entry| &entry.facts).eq(&store.doubtful().unwrap()));
+}

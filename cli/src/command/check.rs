@@ -15,7 +15,7 @@ use crate::error::{CommandError, exit};
 use crate::live::Live;
 use crate::notify;
 use crate::output::Report as _;
-use lines::Deadline;
+use lines::{Deadline, Home};
 use report::{Checked, Nagios};
 
 pub(super) use lines::gap_summary;
@@ -127,6 +127,12 @@ fn check_on(
         None => server.config.check_timeout(),
     };
     let deadline = Deadline::after(limit);
-    let live = Live::ask_on(runtime, context, server, limit);
-    Checked::new(server, lines::all(server, &live, context.now(), deadline, scope))
+    let now = context.now();
+    // The server answers while the home is read.
+    let (home, live) = std::thread::scope(|threads| {
+        let home = threads.spawn(|| Home::read(server, now));
+        let live = Live::ask_on(runtime, context, server, limit);
+        (home.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), live)
+    });
+    Checked::new(server, lines::all(server, &home, &live, now, deadline, scope))
 }

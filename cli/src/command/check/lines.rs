@@ -13,6 +13,7 @@ mod wal;
 use std::time::{Duration, Instant};
 
 pub(in crate::command) use archive::summary as gap_summary;
+pub(super) use backups::Home;
 use jiff::Timestamp;
 
 use super::Scope;
@@ -105,9 +106,10 @@ pub(super) fn deep(server: &ServerContext) -> Lines {
     lines
 }
 
-/// Checks everything.
+/// Checks everything, by what the home and the server have told.
 pub(super) fn all(
     server: &ServerContext,
+    home: &Home,
     live: &Live,
     now: Timestamp,
     deadline: Deadline,
@@ -116,21 +118,20 @@ pub(super) fn all(
     let mut lines = Lines::default();
     let config = &server.config;
     let operated = config.active() && !config.passive();
-    let home = backups::Home::read(server, now);
-    wal::archive(&mut lines, server, &home);
-    archive::list(&mut lines, server, &home);
-    archive::completeness(&mut lines, server, &home);
-    archive::soundness(&mut lines, server);
+    wal::archive(&mut lines, server, home);
+    archive::list(&mut lines, server, home);
+    archive::completeness(&mut lines, home);
+    archive::soundness(&mut lines, server, home);
     wal::queues(&mut lines, server);
     if operated {
         server::connections(&mut lines, server, live);
         server::replication_slot(&mut lines, server, live);
     }
     backups::directories(&mut lines, server);
-    backups::lines(&mut lines, server, &home, now);
+    backups::lines(&mut lines, server, home, now);
     let finds_out_itself = scope == Scope::BeforeBackup && config.backup_method() == BackupMethod::Rsync;
     let in_time =
-        finds_out_itself || !config.active() || copying::lines(&mut lines, server, live, &home, deadline);
+        finds_out_itself || !config.active() || copying::lines(&mut lines, server, live, home, deadline);
     backups::configuration(&mut lines, server);
     server::identity(&mut lines, server, live);
     if operated {

@@ -1,9 +1,10 @@
 //! Checks of what is in the WAL archive: is any missing, is all of it sound.
 
 use barkeep_catalog::archive::{Indexed, index_archive};
-use barkeep_catalog::gaps::{self, Gap};
+use barkeep_catalog::gaps::Gap;
 use barkeep_catalog::inspect::Soundness;
-use barkeep_catalog::{IndexStore, xlogdb};
+use barkeep_catalog::xlogdb;
+use pgwal::WalFile;
 
 use super::backups::Home;
 use super::{Line, Lines};
@@ -16,18 +17,15 @@ const READABLE: &str = "see to it that barkeep's user can read it";
 const NAMED_MAX: usize = 20;
 
 /// Whether any segment is missing that recovery would need. Told only when so.
-pub(super) fn completeness(lines: &mut Lines, server: &ServerContext, home: &Home) {
+pub(super) fn completeness(lines: &mut Lines, home: &Home) {
     const NAME: &str = "WAL archive gaps";
-    // Where the backups can't be read, another line says so.
-    let Ok(backups) = &home.backups else { return };
-    match gaps::find(&server.catalog(), backups) {
-        Ok(found) => {
-            let gaps = found.map(|(gaps, _)| gaps).unwrap_or_default();
+    match &home.gaps {
+        Ok(gaps) => {
             if !gaps.is_empty() {
                 lines.lines.push(Line {
                     name: NAME.to_owned(),
                     ok: false,
-                    hint: summary(&gaps),
+                    hint: summary(gaps),
                     details: gaps.iter().take(NAMED_MAX).map(range).collect(),
                     cure: Some(
                         "cron fetches them while the server still has them; no recovery gets past a gap, so take a new \
@@ -37,7 +35,7 @@ pub(super) fn completeness(lines: &mut Lines, server: &ServerContext, home: &Hom
                 });
             }
         }
-        Err(error) => lines.failed(NAME, chain(&error), READABLE),
+        Err(error) => lines.failed(NAME, error.clone(), READABLE),
     }
 }
 
@@ -73,21 +71,16 @@ fn range(gap: &Gap) -> String {
 }
 
 /// Whether all archived segments are sound, as far as it is known. Told only when not.
-pub(super) fn soundness(lines: &mut Lines, server: &ServerContext) {
-    let indexes = match IndexStore::of(&server.layout()).load() {
-        Ok(indexes) => indexes,
-        Err(error) => return lines.failed("WAL archive soundness", chain(&error), READABLE),
+pub(super) fn soundness(lines: &mut Lines, server: &ServerContext, home: &Home) {
+    let doubtful = match &home.doubtful {
+        Ok(doubtful) => doubtful,
+        Err(error) => return lines.failed("WAL archive soundness", error.clone(), READABLE),
     };
-    let faulty: Vec<_> = indexes
-        .iter()
-        .map(|entry| &entry.facts)
-        .filter(|facts| !facts.soundness.is_fine())
-        .map(|facts| (facts.segment.to_string(), facts.soundness, facts.note.clone()))
-        .collect();
     // What was deleted since is of no interest; nor does it matter if that can't be told.
-    let faulty = faulty
-        .into_iter()
-        .filter(|(name, ..)| name.parse().map_or(true, |file| server.layout().wal(&file).exists()));
+    let faulty = doubtful
+        .iter()
+        .filter(|facts| server.layout().wal(&WalFile::Segment(facts.segment)).exists())
+        .map(|facts| (facts.segment.to_string(), facts.soundness, facts.note.clone()));
     tell(lines, "WAL archive soundness", faulty.collect(), String::new());
 }
 

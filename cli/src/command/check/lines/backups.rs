@@ -1,7 +1,9 @@
 //! Checks of the catalogue: its directories, its backups, its policy, its configuration.
 
+use barkeep_catalog::gaps::{self, Gap};
+use barkeep_catalog::index_store::Facts;
 use barkeep_catalog::xlogdb::{self, LineFault};
-use barkeep_catalog::{Backups, Status};
+use barkeep_catalog::{Backups, IndexStore, Status};
 use jiff::{SignedDuration, Timestamp};
 
 use super::wal::is_segment;
@@ -9,17 +11,22 @@ use super::{Line, Lines, Perf};
 use crate::archive_stats::{ArchiveStats, WalOfBackup};
 use crate::config::Interval;
 use crate::context::ServerContext;
+use crate::error::chain;
 use crate::output::text::{self, duration, size_u64};
 use crate::verdicts;
 
 /// What the backup home holds. `Err` where it can't be read.
-pub(super) struct Home {
+pub(in crate::command::check) struct Home {
     /// The backups, or why they can't be known.
     pub(super) backups: Result<Backups, String>,
     /// Whether the archive has no segment at all; `None` when it can't be read.
     pub(super) archive_empty: Option<bool>,
     /// The lines of the archive's list that say nothing.
     pub(super) list_faults: Vec<LineFault>,
+    /// What recovery would miss, or why that can't be told.
+    pub(super) gaps: Result<Vec<Gap>, String>,
+    /// The archived segments that are known not to be sound, or why that can't be told.
+    pub(super) doubtful: Result<Vec<Facts>, String>,
     /// Whether a backup waits for WAL.
     pub(super) waiting: bool,
     /// The WAL of the newest backup.
@@ -28,9 +35,22 @@ pub(super) struct Home {
 }
 
 impl Home {
-    pub(super) fn read(server: &ServerContext, now: Timestamp) -> Self {
-        let backups = server.catalog().current().map_err(|error| error.to_string());
-        let (entries, list_faults) = match xlogdb::read(&server.layout()) {
+    /// Reads what there is to read, all of it at once: the list, the directories and the indexes of a large archive take their
+    /// time each.
+    pub(in crate::command::check) fn read(server: &ServerContext, now: Timestamp) -> Self {
+        let layout = server.layout();
+        let (backups, gaps, list, doubtful) = std::thread::scope(|scope| {
+            let list = scope.spawn(|| xlogdb::read(&layout));
+            let doubtful = scope.spawn(|| IndexStore::of(&layout).doubtful());
+            let backups = server.catalog().current().map_err(|error| error.to_string());
+            let gaps = match &backups {
+                Ok(backups) => gaps::find(&server.catalog(), backups),
+                // Another line tells of that.
+                Err(_) => Ok(None),
+            };
+            (backups, gaps, joined(list), joined(doubtful))
+        });
+        let (entries, list_faults) = match list {
             Ok(list) => (Some(list.entries), list.faults),
             Err(_) => (None, Vec::new()),
         };
@@ -48,6 +68,10 @@ impl Home {
         Home {
             waiting,
             list_faults,
+            gaps: gaps
+                .map(|found| found.map(|(gaps, _)| gaps).unwrap_or_default())
+                .map_err(|error| chain(&error)),
+            doubtful: doubtful.map_err(|error| chain(&error)),
             archive_empty: entries.map(|entries| !entries.iter().any(|entry| is_segment(entry.file))),
             newest: newest.unwrap_or_default(),
             backups,
@@ -69,6 +93,10 @@ impl Home {
     }
 }
 
+fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 /// Whether the server's directories are there, or can be made.
 pub(super) fn directories(lines: &mut Lines, server: &ServerContext) {
     if server.config.disabled() {
@@ -78,7 +106,7 @@ pub(super) fn directories(lines: &mut Lines, server: &ServerContext) {
         Ok(()) => lines.ok("directories"),
         Err(error) => lines.failed(
             "directories",
-            crate::error::chain(&error),
+            chain(&error),
             "make it, and give it to the user that barkeep runs as (barman_user)",
         ),
     }
