@@ -36,7 +36,7 @@ use crate::index_store::Facts;
 use crate::inspect::{Cluster, Inspection, SegmentIndex, Soundness};
 
 use crate::wal::{OpenWal, WalError};
-use crate::xlogdb::{Locked, WalEntry};
+use crate::xlogdb::{self, Locked, WalEntry};
 use crate::{IndexStore, Layout, ServerLock, Task, identity, time};
 use chain::Chain;
 pub use direct::archive_directly;
@@ -192,6 +192,10 @@ impl Run<'_> {
         };
         let queue = queue::read(directory, origin, limit)
             .map_err(|source| ArchiveError::Read { path: directory.clone(), source })?;
+        if origin == Origin::Incoming {
+            // Of receivers that were killed. That it can't be removed keeps nothing from being archived.
+            let _ = durable::remove_abandoned_files(directory);
+        }
         (self.observer)(ArchiveEvent::Origin(origin));
         for batch in queue.files.chunks(BATCH_FILES_MAX) {
             self.batch(directory, batch)?;
@@ -218,7 +222,7 @@ impl Run<'_> {
         self.cluster = self.cluster.or_else(|| known_cluster(self.layout, self.store));
         let prepared = prepare_all(&jobs, self.layout, self.options, self.cluster, self.store);
 
-        let mut outcome = Batch::default();
+        let mut outcome = Batch { listed_in: xlogdb::version(self.layout), ..Batch::default() };
         for (job, prepared) in jobs.iter().zip(prepared) {
             self.publish(job, prepared, &mut outcome)?;
         }
@@ -361,8 +365,11 @@ impl Run<'_> {
         }
         let list = Locked::acquire(self.layout)?;
         let mut lines = outcome.entries.clone();
-        if !outcome.already.is_empty() {
+        // Who made the list anew since has found what was published and not listed yet.
+        let is_the_same = xlogdb::version(self.layout) == outcome.listed_in;
+        if !outcome.already.is_empty() || !is_the_same {
             let listed: HashSet<WalFile> = list.read()?.entries.iter().map(|entry| entry.file).collect();
+            lines.retain(|entry| !listed.contains(&entry.file));
             for file in outcome.already.iter().filter(|file| !listed.contains(file)) {
                 let path = self.layout.wal(file);
                 let entry = WalEntry::of_file(*file, &path);
@@ -463,6 +470,8 @@ struct Batch<'j> {
     /// Directories of the archive with new names.
     directories: BTreeSet<PathBuf>,
     entries: Vec<WalEntry>,
+    /// Which list there was before the first of them was published.
+    listed_in: Option<xlogdb::Version>,
     already: Vec<WalFile>,
     /// Whose sources have done their service.
     done: Vec<&'j Job>,

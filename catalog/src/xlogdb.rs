@@ -8,6 +8,8 @@
 //! line; here a wrong line is a fault to tell, and the others stay usable. The files themselves are the truth: the
 //! list can always be made anew from them ([`scan`]).
 
+mod version;
+
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -24,6 +26,7 @@ use pgwal::{SegmentName, WalFile};
 use crate::literal::float_repr;
 use crate::lock::{LockError, SharedLock};
 use crate::{Layout, ServerLock, Task};
+pub use version::{Version, version};
 
 /// Largest list accepted, in bytes: 16 million lines.
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -307,6 +310,8 @@ pub fn rebuild(layout: &Layout) -> Result<Rebuilt, XlogDbError> {
         entries.push(entry);
     }
     list.replace(&entries)?;
+    // Of those who were killed at this. That they can't be removed does no harm.
+    let _ = durable::remove_abandoned_files(&layout.xlogdb_directory);
     rebuilt.foreign = foreign;
     Ok(rebuilt)
 }

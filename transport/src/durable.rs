@@ -8,6 +8,8 @@
 //! Temporary names start with a dot and end in `.tmp` (see [`is_temporary`]), which PostgreSQL's and Barman's
 //! directory scans skip.
 
+mod abandoned;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -23,6 +25,7 @@ use rustix::fs::{Advice, AtFlags, CWD, RenameFlags, fadvise, renameat_with, unli
 use rustix::io::Errno;
 
 use crate::{faults, removal};
+pub use abandoned::remove_abandoned_files;
 
 /// Longest file name that a Linux directory holds, in bytes (`NAME_MAX`).
 const NAME_BYTES_MAX: usize = 255;
@@ -373,6 +376,8 @@ impl TempFile {
             match step(Step::Create, path, open) {
                 Ok(file) => {
                     let path = path.to_owned();
+                    // Says that somebody is at work; where locks are unknown, nobody takes it for abandoned.
+                    let _ = file.try_lock();
                     return Ok(TempFile {
                         file,
                         temporary,

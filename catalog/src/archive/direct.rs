@@ -10,7 +10,7 @@ use super::chain::Chain;
 use super::place::{self, Job, PrepareError, Prepared, Work};
 use super::{ArchiveError, ArchiveEvent, ArchiveOptions, Batch, NoHooks, Run, known_cluster};
 use crate::lock::LockError;
-use crate::{IndexStore, Layout, ServerLock, Task};
+use crate::{IndexStore, Layout, ServerLock, Task, xlogdb};
 
 /// Archives the file at `path`, which stays where it is, in one pass: judged, indexed, compressed, listed. True when it is
 /// done: the file is durable under its own name. False when it is not for this way, and nothing was changed: another
@@ -55,11 +55,12 @@ pub fn archive_directly(
         _ => None,
     };
     let work = Work { layout, options, cluster, chain: Chain::new(layout, &store, vec![segment]) };
+    let listed_in = xlogdb::version(layout);
     let prepared = place::prepare_at_once(&job, &work);
     if !matches!(&prepared, Ok(Prepared::Copy(..)) | Err(PrepareError::Archive(_))) {
         return Ok(false);
     }
-    let mut outcome = Batch::default();
+    let mut outcome = Batch { listed_in, ..Batch::default() };
     run.publish(&job, prepared, &mut outcome)?;
     for directory in &outcome.directories {
         durable::sync_dir(directory)?;

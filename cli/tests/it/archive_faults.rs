@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::put_wal::{put, python, tar_stream};
 use crate::stored::{archive, content, deliver, home, layout, listed, names, segment};
 use crate::support::{Home, Run, barkeep};
 
@@ -90,6 +91,7 @@ fn a_full_disk_costs_a_run_and_nothing_else() {
 
 #[test]
 fn a_read_only_disk_is_told_and_survived() {
+    testkit::require_barman!();
     let home = home();
     let Some(disk) = SmallDisk::over(home.join("main"), "60m") else { return };
     home.run(["archive-wal", "main"]).success();
@@ -99,10 +101,19 @@ fn a_read_only_disk_is_told_and_survived() {
     assert!(run.stderr.contains("Read-only file system"), "{run:?}");
     let run = home.run(["rebuild-xlogdb", "main"]).exits_with(1);
     assert!(run.stderr.contains("Read-only file system"), "{run:?}");
+    // Nor is anything acknowledged that comes.
+    let path = home.join(segment(1, 2).to_string());
+    fs::write(&path, content(segment(1, 2))).unwrap();
+    let local = || home.run(["wal-archive", "--local", "main", path.to_str().unwrap()]);
+    local().fails_with_one_line(1, &["not archived", "Read-only file system"]);
+    let stream = tar_stream(&home, &python(), &[(&segment(1, 3).to_string(), content(segment(1, 3)))]);
+    put(&home, &stream).fails_with_one_line(1, &["Read-only file system"]);
     disk.remount("rw");
+    local().success();
+    put(&home, &stream).success();
     home.run(["archive-wal", "main"]).success();
-    nothing_is_lost(&home, 1);
-    assert_eq!(listed(&home).len(), 1);
+    nothing_is_lost(&home, 3);
+    assert_eq!(listed(&home).len(), 3);
 }
 
 /// A library that makes fsync fail while a file exists: of directories only, if it says so.
@@ -210,4 +221,37 @@ fn two_archivers_of_each_tool_share_a_home() {
     assert_eq!(list, archive(&home), "each is listed once");
     assert_eq!(list.len(), usize::try_from(count).unwrap());
     assert_eq!(names(layout(&home).errors), [""; 0]);
+}
+
+#[test]
+fn a_list_that_is_made_anew_while_files_are_archived_names_each_once() {
+    testkit::require_barman!();
+    let home = home().with("main", "compression", "zstd");
+    let barman = testkit::programs::barman_bin_dir().expect("Barman").join("barman");
+    let count = 90;
+    home.run(["archive-wal", "main"]).success();
+    let archived = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for program in [Path::new(barkeep()), Path::new(barkeep()), &barman] {
+            let (home, archived) = (&home, &archived);
+            scope.spawn(move || {
+                while !archived.load(std::sync::atomic::Ordering::Relaxed) {
+                    let mut command = Command::new(program);
+                    command.arg("-q").arg("-c").arg(home.config()).args(["rebuild-xlogdb", "main"]);
+                    command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+                }
+            });
+        }
+        for number in 1..=count {
+            deliver(&home, segment(1, number));
+            if number % 3 == 0 {
+                home.run(["-q", "archive-wal", "main"]).success();
+            }
+        }
+        archived.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let mut list = listed(&home);
+    list.sort();
+    assert_eq!(list, archive(&home), "each is listed once");
+    assert_eq!(list.len(), usize::try_from(count).unwrap());
 }
