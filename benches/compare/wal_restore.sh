@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # wal_restore.sh - recovery through restore_command: single calls, and the replay of all segments from the start of a server on
-# a base backup to the end of recovery. "pg_wal" is the replay of the same segments where they need no fetching.
+# a base backup to the end of recovery. "pg_wal" is the replay of the same segments where they need no fetching; "ready" is the
+# least that any restore_command costs: the segments lie on the same file system, on stable storage, and mv renames them.
 #
 #   SEGMENTS   how many                     [60]
-#   TOOLS      of the replay, in any order  [pg_wal cp barkeep pgbackrest]
-: "${SEGMENTS:=60}" "${TOOLS:=pg_wal cp barkeep pgbackrest}"
+#   TOOLS      of the replay, in any order  [pg_wal ready cp barkeep pgbackrest]
+: "${SEGMENTS:=60}" "${TOOLS:=pg_wal ready cp barkeep pgbackrest}"
 . "$(dirname "$0")/common.sh"
 . "$(dirname "$0")/segments.sh"
 prepare
@@ -26,6 +27,7 @@ archives() { # fills one archive per tool, once
 command_of() { # tool
     case $1 in
     cp) echo "cp $segments/%f %p" ;;
+    ready) echo "mv $BENCH_DIR/ready/%f %p" ;;
     barkeep) echo "$barkeep -q -c $BENCH_DIR/barkeep.conf wal-restore --local main %f %p" ;;
     pgbackrest) echo "pgbackrest --config=$BENCH_DIR/pgbackrest.conf --stanza=main --pg1-path=$replayed --archive-async --process-max=2 --archive-get-queue-max=128MiB archive-get %f %p" ;;
     pg_wal) echo false ;;
@@ -35,6 +37,7 @@ replay() { # tool, run
     as_user rm -rf "$replayed" "$BENCH_DIR/home-pgbackrest/spool"; as_user mkdir "$BENCH_DIR/home-pgbackrest/spool"
     as_user cp -a "$base" "$replayed"
     [ "$1" != pg_wal ] || as_user cp -p "$segments"/[0-9A-F]* "$replayed/pg_wal"
+    [ "$1" != ready ] || { as_user rm -rf "$BENCH_DIR/ready"; as_user cp -pr "$segments" "$BENCH_DIR/ready"; }
     as_user touch "$replayed/recovery.signal"
     as_user sh -c "cat >>'$replayed/postgresql.auto.conf'" <<CONF
 port = $replay_port
@@ -75,7 +78,7 @@ for number in $(seq "$RUNS"); do
     for tool in $(rotate "$number" start cp barkeep pgbackrest); do single "$tool" "$number"; done
     for tool in $(rotate "$number" $TOOLS); do replay "$tool" "$number"; done
 done
-as_user rm -rf "$replayed" "$BENCH_DIR/home-barkeep" "$BENCH_DIR/home-pgbackrest"
+as_user rm -rf "$replayed" "$BENCH_DIR/ready" "$BENCH_DIR/home-barkeep" "$BENCH_DIR/home-pgbackrest"
 printf '\n### One restore_command call, 50 ms after the last\n\n'
 "$compare_dir/latency.py" summary "$results/wal-restore.txt" pgbackrest
 printf '\n### Replay of %s segments, PostgreSQL %s\n\n' "$SEGMENTS" "$PG_MAJOR"

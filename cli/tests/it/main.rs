@@ -35,6 +35,7 @@ mod hostile_backup;
 mod indexing;
 mod init;
 mod inspection;
+mod killed_steps;
 mod notify;
 mod notify_tls;
 mod old_homes;

@@ -14,14 +14,14 @@ use crate::support::{Home, Run};
 use crate::wal_scene::{Far, Scene, all_names};
 
 /// A home with this many archived segments, the first of them number 1.
-fn archived(count: u64, compression: &str) -> Home {
+pub(crate) fn archived(count: u64, compression: &str) -> Home {
     let home = home().with("main", "compression", compression);
     (1..=count).for_each(|number| drop(deliver(&home, segment(1, number))));
     home.run(["archive-wal", "main"]).success();
     home
 }
 
-fn restore_local(home: &Home, number: u64, to: &Path, options: &[&str]) -> Command {
+pub(crate) fn restore_local(home: &Home, number: u64, to: &Path, options: &[&str]) -> Command {
     let mut command = home.command();
     command.args(["wal-restore", "--local"]).args(options).args(["main", &segment(1, number).to_string()]);
     command.arg(to).current_dir(home.path()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -30,7 +30,7 @@ fn restore_local(home: &Home, number: u64, to: &Path, options: &[&str]) -> Comma
 
 /// What lies under a segment's own name, or as what was asked for, is whole.
 #[track_caller]
-fn nothing_is_half(directory: &Path, asked_for: u64) {
+pub(crate) fn nothing_is_half(directory: &Path, asked_for: u64) {
     for name in all_names(directory) {
         let path = directory.join(&name);
         if name == "RECOVERYXLOG" {
@@ -95,120 +95,6 @@ fn restores_that_are_killed_leave_whole_files_or_none() {
         }
     }
     kill_restorers(home.path(), true);
-}
-
-/// Runs a command again and again, killed at its first call of a system call, at its second, and so on, until it gets
-/// through; `after` looks at what each has left.
-fn killed_at_every(calls: &[&str], mut command: impl FnMut() -> Command, mut after: impl FnMut(bool)) {
-    for call in calls {
-        for count in 1..200 {
-            let inner = command();
-            let mut traced = Command::new("strace");
-            traced.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
-            traced
-                .arg(format!("trace={call}"))
-                .arg("-e")
-                .arg(format!("inject={call}:signal=KILL:when={count}"));
-            traced.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
-            if let Some(directory) = inner.get_current_dir() {
-                traced.current_dir(directory);
-            }
-            for (key, value) in inner.get_envs() {
-                match value {
-                    Some(value) => traced.env(key, value),
-                    None => traced.env_remove(key),
-                };
-            }
-            let done = traced.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success();
-            after(done);
-            if done {
-                break;
-            }
-        }
-    }
-}
-
-fn has_strace() -> bool {
-    let found = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status();
-    let found = found.is_ok_and(|status| status.success());
-    if !found {
-        testkit::notice_skipped("strace, and leave to use it");
-    }
-    found
-}
-
-/// The calls by which something becomes visible to others, or is taken away.
-const CALLS: [&str; 8] = ["write", "fsync", "linkat", "rename", "renameat2", "unlink", "ftruncate", "openat"];
-
-#[test]
-fn a_restore_that_is_killed_at_any_step_leaves_a_whole_file_or_none() {
-    if !has_strace() {
-        return;
-    }
-    let home = archived(2, "zstd");
-    let out = home.join("out");
-    fs::create_dir_all(&out).unwrap();
-    let to = out.join("RECOVERYXLOG");
-    killed_at_every(
-        &["write", "linkat", "rename", "openat"],
-        || {
-            let _ = fs::remove_file(&to);
-            restore_local(&home, 2, &to, &[])
-        },
-        |done| {
-            nothing_is_half(&out, 2);
-            assert!(!done || to.exists());
-        },
-    );
-    assert_eq!(all_names(&out), ["RECOVERYXLOG"]);
-}
-
-#[test]
-fn an_archive_command_that_is_killed_at_any_step_can_be_repeated() {
-    if !has_strace() {
-        return;
-    }
-    for compression in ["zstd", "none"] {
-        let home = archived(1, compression);
-        let path = home.join(segment(1, 2).to_string());
-        fs::write(&path, content(segment(1, 2))).unwrap();
-        let put_away = |home: &Home| {
-            let layout = layout(home);
-            let file = pgwal::WalFile::Segment(segment(1, 2));
-            let _ = fs::remove_file(layout.wal(&file));
-            crate::stored::relist(home);
-        };
-        killed_at_every(
-            &CALLS,
-            || {
-                put_away(&home);
-                let mut command = home.command();
-                command.args(["wal-archive", "--local", "main"]).arg(&path);
-                command
-            },
-            |done| {
-                let whole = |name: &String| {
-                    let file: pgwal::WalFile = name.parse().unwrap();
-                    let open = barkeep_catalog::wal::find(&layout(&home), file, false).unwrap().unwrap();
-                    let mut bytes = Vec::new();
-                    std::io::Read::read_to_end(&mut open.plain().unwrap(), &mut bytes).unwrap();
-                    assert!(bytes == content(name.parse().unwrap()), "{name} is half");
-                };
-                archive(&home).iter().for_each(whole);
-                if done {
-                    assert_eq!(archive(&home).len(), 2, "acknowledged, so it is there");
-                }
-                // PostgreSQL tries again.
-                home.run(["wal-archive", "--local", "main", path.to_str().unwrap()]).success();
-                home.run(["archive-wal", "main"]).success();
-                assert_eq!(archive(&home).len(), 2);
-                let mut list = listed(&home);
-                list.sort();
-                assert_eq!(list, archive(&home), "each is listed once");
-            },
-        );
-        assert_eq!(names(layout(&home).errors), [""; 0]);
-    }
 }
 
 #[test]

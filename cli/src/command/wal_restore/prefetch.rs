@@ -23,6 +23,9 @@ use super::served::Courier;
 use super::source::{FetchError, Source};
 use super::spool::{Answer, SOCKET, Spool, short_path};
 
+/// How far it steps back behind the server that replays: while that works, it has all of the processors that it can use; while it
+/// waits for a segment, nobody is in the way.
+const NICENESS: i32 = 5;
 /// How often it is looked whether the recovery goes on.
 const WATCH_INTERVAL: Duration = Duration::from_millis(300);
 /// After how long without a question it ends, beside a recovery that goes on: one segment may take long to replay.
@@ -60,6 +63,7 @@ pub(super) fn serve(
 ) -> io::Result<()> {
     // Signals of the server's process groups and terminals are not for it.
     let _ = rustix::process::setsid();
+    let _ = rustix::process::nice(NICENESS);
     spool.make()?;
     let lock = OpenOptions::new().create(true).append(true).open(spool.path().join("lock"))?;
     if lock.try_lock().is_err() {

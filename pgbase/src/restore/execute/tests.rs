@@ -255,7 +255,7 @@ fn damaged_wal_fails_the_restore_and_leaves_nothing() {
 
 #[test]
 fn a_flipped_bit_in_a_segment_fails_the_restore() {
-    for compression in [Compression::None, Compression::Zstd, Compression::Snappy] {
+    for compression in Compression::ALL {
         // In a record's data, in a page's header, in the last record.
         for at in [5000, 8192 + 3, SEGMENT / 2, SEGMENT - 300] {
             let mut damaged = segment(3);
@@ -270,6 +270,22 @@ fn a_flipped_bit_in_a_segment_fails_the_restore() {
             assert!(source.to_string().contains("it is damaged: "), "{compression} {at}: {source}");
             stage.assert_nothing_left();
         }
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_a_compressed_segment_fails_the_restore() {
+    for compression in Compression::ALL.into_iter().filter(|one| *one != Compression::None) {
+        let mut stored = packed(compression, &segment(3));
+        let middle = stored.len() / 2;
+        stored[middle] ^= 4;
+        let stage = Stage::new();
+        stage.write("wals/000000010000000000000030", &stored);
+        let RestoreError::Copy { from, .. } = stage.restore(&stage.plan(None)).unwrap_err() else {
+            panic!("{compression}: not a copy error");
+        };
+        assert!(from.ends_with("wals/000000010000000000000030"));
+        stage.assert_nothing_left();
     }
 }
 
