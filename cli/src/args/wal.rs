@@ -171,6 +171,9 @@ pub struct FindArgs {
     /// Also list ordinary commits
     #[arg(long)]
     pub commits: bool,
+    /// Show it on the whole terminal, ordinary commits and restore points too: to scroll, to search, and to pick the moment
+    #[arg(long)]
+    pub tui: bool,
     /// Follow the WAL to this timeline [default: the newest in the archive]
     #[arg(long, value_name = "NUMBER", value_parser = timeline)]
     pub timeline: Option<TimelineId>,
@@ -179,7 +182,7 @@ pub struct FindArgs {
 /// Kinds of losses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FindOp {
-    /// Relations, schemas and databases dropped.
+    /// Tables, views, sequences, schemas and databases dropped; neither indexes nor columns.
     Drop,
     /// Tables truncated.
     Truncate,

@@ -67,6 +67,7 @@ mod wal;
 mod wal_archive;
 mod wal_faults;
 mod wal_find;
+mod wal_find_options;
 mod wal_inputs;
 mod wal_restore;
 mod wal_scene;

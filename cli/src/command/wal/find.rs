@@ -2,12 +2,15 @@
 
 mod chain;
 mod event;
+mod screen;
 
 use std::ops::ControlFlow;
 
 use pgwal::activity::{Commit, Tracker};
 use pgwal::names::Names;
-use pgwal::{Keep, Lsn, PgTimestamp, TimelineId};
+use pgwal::record::RecordHeader;
+use pgwal::rmgr::Rmgr;
+use pgwal::{Keep, Lsn, Parts, PgTimestamp, TimelineId};
 use serde_json::json;
 
 use super::input::{Input, Pace};
@@ -17,7 +20,7 @@ use crate::args::FindArgs;
 use crate::context::ServerContext;
 use crate::error::CommandError;
 use chain::Chain;
-use event::{Event, Wanted};
+use event::{Event, Point, Wanted};
 
 /// Most events that are shown at once.
 const EVENTS_MAX: usize = 200_000;
@@ -25,6 +28,8 @@ const EVENTS_MAX: usize = 200_000;
 const MARGIN_MICROS: i64 = 5 * 60 * 1_000_000;
 /// Commits may be logged out of the order of their times, by this much, in microseconds.
 const DISORDER_MICROS: i64 = 60 * 1_000_000;
+/// `XLOG_RESTORE_POINT` of `catalog/pg_control.h`.
+const RESTORE_POINT: u8 = 0x70;
 /// How often names are looked for further back.
 const RETRIES_MAX: usize = 3;
 
@@ -64,6 +69,8 @@ impl Span {
 /// What was found.
 struct Found {
     events: Vec<Event>,
+    /// Where they are asked for.
+    points: Vec<Point>,
     more: bool,
     ended: Option<Ended>,
 }
@@ -73,6 +80,9 @@ pub(super) fn run(
     args: &FindArgs,
     lines: &mut Lines,
 ) -> Result<Option<Ended>, Stop> {
+    if args.tui {
+        screen::check(lines.json)?;
+    }
     let found = match server {
         Some(server) => in_archive(server, args, lines)?,
         None => {
@@ -82,6 +92,13 @@ pub(super) fn run(
             look(&input, &segments, tracker, args, (Span::new(args), Lsn::INVALID), None)?
         }
     };
+    if args.tui {
+        let title = server.map_or_else(|| "WAL".to_owned(), |server| server.name().to_owned());
+        if let Some(picked) = screen::show(title, found.events, found.points, found.more)? {
+            lines.line(|| picked, || json!(null))?;
+        }
+        return Ok(found.ended);
+    }
     for event in &found.events {
         lines.line(|| event.text(), || event.json())?;
     }
@@ -137,31 +154,49 @@ fn look(
 ) -> Result<Found, Stop> {
     let wanted = Wanted::new(args);
     let start = args.source.from.map_or(start, |from| from.max(start));
-    let (mut events, mut more) = (Vec::new(), false);
-    let ended =
-        stream::scan(input, segments, Keep::Some(Tracker::needs), Pace::Steady, |segment, record| {
-            if args.source.to.is_some_and(|to| record.lsn >= to) {
-                return Ok(ControlFlow::Break(()));
-            }
-            let Some(commit) = tracker.record(record) else { return Ok(ControlFlow::Continue(())) };
-            if span.is_over(commit.time) {
-                return Ok(ControlFlow::Break(()));
-            }
-            if record.lsn < start || !span.holds(commit.time) {
-                return Ok(ControlFlow::Continue(()));
-            }
-            let timeline = chain.map_or(segment.timeline(), |chain| chain.timeline_at(commit.lsn));
-            let Some(event) = wanted.event(commit, timeline, &tracker) else {
-                return Ok(ControlFlow::Continue(()));
-            };
-            if events.len() == EVENTS_MAX {
-                more = true;
-                return Ok(ControlFlow::Break(()));
-            }
-            events.push(event.with_way_back(chain));
-            Ok(ControlFlow::Continue(()))
-        })?;
-    Ok(Found { events, more, ended })
+    let (mut events, mut points, mut more) = (Vec::new(), Vec::new(), false);
+    let mut parts = Parts::new();
+    let keep = if args.tui { needs_with_points } else { Tracker::needs };
+    let ended = stream::scan(input, segments, Keep::Some(keep), Pace::Steady, |segment, record| {
+        if args.source.to.is_some_and(|to| record.lsn >= to) {
+            return Ok(ControlFlow::Break(()));
+        }
+        if args.tui
+            && record.lsn >= start
+            && points.len() < EVENTS_MAX
+            && let Some(point) = Point::read(record, &mut parts, segment, chain)
+            && span.holds(point.time)
+        {
+            points.push(point);
+        }
+        let Some(commit) = tracker.record(record) else { return Ok(ControlFlow::Continue(())) };
+        if span.is_over(commit.time) {
+            return Ok(ControlFlow::Break(()));
+        }
+        if record.lsn < start || !span.holds(commit.time) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let timeline = chain.map_or(segment.timeline(), |chain| chain.timeline_at(commit.lsn));
+        let Some(event) = wanted.event(commit, timeline, &tracker) else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        if events.len() == EVENTS_MAX {
+            more = true;
+            return Ok(ControlFlow::Break(()));
+        }
+        events.push(event.with_way_back(chain));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(Found { events, points, more, ended })
+}
+
+/// What the tracker needs of records, and restore points.
+fn needs_with_points(header: &RecordHeader) -> bool {
+    Tracker::needs(header) || is_restore_point(header)
+}
+
+fn is_restore_point(header: &RecordHeader) -> bool {
+    Rmgr::from_id(header.rmid) == Rmgr::Xlog && header.operation() == RESTORE_POINT
 }
 
 /// What the library says of a commit, and where.

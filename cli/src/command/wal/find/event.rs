@@ -1,8 +1,10 @@
 //! A commit that is worth telling, as text and as JSON.
 
 use barkeep_catalog::BackupId;
-use pgwal::TimelineId;
 use pgwal::activity::{Loss, LossKind, Object, TableChange, Tracker};
+use pgwal::rmgr::Operation;
+use pgwal::rmgr::xlog::Xlog;
+use pgwal::{Lsn, Parts, PgTimestamp, Record, SegmentName, TimelineId};
 use serde_json::{Value, json};
 
 use super::Told;
@@ -51,6 +53,67 @@ enum WayBack {
     },
 }
 
+impl WayBack {
+    fn to(lsn: Lsn, chain: Option<&Chain>) -> Self {
+        match chain {
+            Some(chain) => chain
+                .backup_before(lsn)
+                .map_or(WayBack::None, |id| WayBack::Backup { id, server: chain.server.clone() }),
+            None => WayBack::Position,
+        }
+    }
+
+    /// The options of `restore`, with the words around them where these are known.
+    fn command(&self, options: &str) -> String {
+        match self {
+            WayBack::Position => options.to_owned(),
+            WayBack::None => "no backup is early enough".to_owned(),
+            WayBack::Backup { id, server } => {
+                format!("barkeep restore {options} {} {id} DIRECTORY", word(server))
+            }
+        }
+    }
+}
+
+/// A restore point.
+pub(super) struct Point {
+    pub(super) name: String,
+    pub(super) time: PgTimestamp,
+    pub(super) lsn: Lsn,
+    timeline: TimelineId,
+    way_back: WayBack,
+}
+
+impl Point {
+    /// What a record says, if it is a restore point.
+    pub(super) fn read(
+        record: &Record<'_>,
+        parts: &mut Parts,
+        segment: SegmentName,
+        chain: Option<&Chain>,
+    ) -> Option<Self> {
+        if !super::is_restore_point(&record.header) || parts.read(record).is_err() {
+            return None;
+        }
+        let Operation::Xlog(Xlog::RestorePoint { name, time }) = Operation::read(record, parts)? else {
+            return None;
+        };
+        let name = String::from_utf8_lossy(name).into_owned();
+        let timeline = chain.map_or(segment.timeline(), |chain| chain.timeline_at(record.lsn));
+        Some(Point { name, time, lsn: record.lsn, timeline, way_back: WayBack::to(record.lsn, chain) })
+    }
+
+    /// What it is, in one line.
+    pub(super) fn summary(&self) -> String {
+        format!("restore point {}", identifier(&self.name))
+    }
+
+    /// The options of `restore`, or the whole command, that lead to it: by its position, because names may be given twice.
+    pub(super) fn back(&self) -> String {
+        self.way_back.command(&format!("--target-lsn {} --target-tli {}", self.lsn, self.timeline.as_u32()))
+    }
+}
+
 impl<'a> Wanted<'a> {
     pub(super) fn new(args: &'a FindArgs) -> Self {
         let by_default = if args.table.is_some() { 1 } else { ROWS_MIN };
@@ -59,7 +122,7 @@ impl<'a> Wanted<'a> {
         Wanted {
             args,
             rows: args.rows.unwrap_or(by_default).max(1),
-            all: args.commits || (in_span && !narrowed),
+            all: args.commits || args.tui || (in_span && !narrowed),
         }
     }
 
@@ -162,13 +225,7 @@ impl Event {
 
     /// Adds how to go back to just before.
     pub(super) fn with_way_back(mut self, chain: Option<&Chain>) -> Self {
-        let before = self.told.0.before;
-        self.way_back = match chain {
-            Some(chain) => chain
-                .backup_before(before)
-                .map_or(WayBack::None, |id| WayBack::Backup { id, server: chain.server.clone() }),
-            None => WayBack::Position,
-        };
+        self.way_back = WayBack::to(self.told.0.before, chain);
         self
     }
 
@@ -181,6 +238,49 @@ impl Event {
             "--target-tli".to_owned(),
             timeline.as_u32().to_string(),
         ]
+    }
+
+    /// What happened, in one line.
+    pub(super) fn summary(&self) -> String {
+        let deeds: Vec<String> = self.deeds.iter().map(Deed::text).collect();
+        if !deeds.is_empty() {
+            return deeds.join(", ");
+        }
+        let tables: Vec<String> = self.told.0.tables.iter().map(rows_changed).collect();
+        if tables.is_empty() { "(no rows of tables)".to_owned() } else { tables.join("; ") }
+    }
+
+    /// All there is to tell, a line each.
+    pub(super) fn details(&self) -> Vec<String> {
+        let commit = self.commit();
+        let database = self.database.as_deref().map(|name| format!(", database {}", identifier(name)));
+        let mut lines = vec![
+            format!("Transaction {} committed at {}", commit.xid, commit.time),
+            format!(
+                "LSN {}, {} of WAL{}",
+                commit.lsn,
+                text::size_u64(commit.bytes),
+                database.unwrap_or_default()
+            ),
+        ];
+        lines.extend(self.deeds.iter().map(Deed::text));
+        lines.extend(commit.tables.iter().map(rows_changed));
+        lines
+    }
+
+    /// The commit itself.
+    pub(super) fn commit(&self) -> &pgwal::activity::Commit {
+        &self.told.0
+    }
+
+    /// Whether it destroyed something.
+    pub(super) fn is_destructive(&self) -> bool {
+        !self.deeds.is_empty()
+    }
+
+    /// The options of `restore`, or the whole command, that lead to just before.
+    pub(super) fn back(&self) -> String {
+        self.way_back.command(&self.options().join(" "))
     }
 
     pub(super) fn text(&self) -> String {
@@ -200,22 +300,11 @@ impl Event {
         }
         if self.deeds.is_empty() {
             for change in &commit.tables {
-                let TableChange { inserted, updated, deleted, .. } = change;
-                let table = shown(&change.table);
-                lines.push_str(&format!(
-                    "\n    {table}: {inserted} inserted, {updated} updated, {deleted} deleted"
-                ));
+                lines.push_str(&format!("\n    {}", rows_changed(change)));
             }
             return lines;
         }
-        let options = self.options().join(" ");
-        lines.push_str(&match &self.way_back {
-            WayBack::Position => format!("\n    just before: {options}"),
-            WayBack::None => "\n    just before: no backup is early enough".to_owned(),
-            WayBack::Backup { id, server } => {
-                format!("\n    just before: barkeep restore {options} {} {id} DIRECTORY", word(server))
-            }
-        });
+        lines.push_str(&format!("\n    just before: {}", self.back()));
         lines
     }
 
@@ -271,6 +360,12 @@ fn shown(object: &Object) -> String {
     if names.is_empty() { number } else { format!("{number} in {}", names.join(".")) }
 }
 
+/// What happened to a table's rows.
+fn rows_changed(change: &TableChange) -> String {
+    let TableChange { inserted, updated, deleted, .. } = change;
+    format!("{}: {inserted} inserted, {updated} updated, {deleted} deleted", shown(&change.table))
+}
+
 /// A name as SQL writes it, in double quotes where it needs them. What would move a terminal's cursor is shown as a number.
 fn identifier(name: &str) -> String {
     let starts = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
@@ -307,8 +402,17 @@ fn names(object: &Object, wish: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// All that a commit destroyed, in WAL that is nobody's.
+    pub(in crate::command::wal::find) fn event(
+        commit: pgwal::activity::Commit,
+        timeline: TimelineId,
+    ) -> Event {
+        let deeds = commit.losses.iter().map(Deed::loss).collect();
+        Event { told: (commit, timeline), database: None, deeds, way_back: WayBack::Position }
+    }
 
     fn object(schema: &str, name: &str) -> Object {
         Object {
