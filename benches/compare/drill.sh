@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # drill.sh - what a drill takes beside the same by hand: restore, start, replay to the end of the archive, look at every table and
-# index with pg_amcheck, stop; and beside restore and replay alone.
+# index with pg_amcheck, stop; and beside restore and replay alone. By hand, too, the server syncs nothing: it is thrown away.
 #
 #   CLIENTS_SECONDS   how long pgbench fills the WAL that is replayed   [20]
 : "${SCALE:=20}" "${CLIENTS_SECONDS:=20}"
@@ -28,7 +28,7 @@ cat >"$by_hand" <<SH
 set -e
 target=\$1; check=\$2
 "$barkeep" -q -c "$BENCH_DIR/barkeep.conf" restore --skip-archive-wal main latest "\$target"
-"$server_bin/pg_ctl" -s -w -t 600 -D "\$target" -l "\$target.log" -o "-c archive_mode=off -c port=\$(($port + 500)) -c unix_socket_directories='$BENCH_DIR'" start
+"$server_bin/pg_ctl" -s -w -t 600 -D "\$target" -l "\$target.log" -o "-c archive_mode=off -c fsync=off -c autovacuum=off -c port=\$(($port + 500)) -c unix_socket_directories='$BENCH_DIR'" start
 [ "\$check" = no ] || "$client_bin/pg_amcheck" -h "$BENCH_DIR" -p \$(($port + 500)) -U postgres --all --install-missing >/dev/null
 "$server_bin/pg_ctl" -s -w -m immediate -D "\$target" stop
 rm -rf "\$target"

@@ -21,8 +21,8 @@ use barkeep_catalog::verification::{Verification, Verified};
 use barkeep_catalog::{BackupInfo, Catalog, ServerLock};
 use pgbase::checksum::{PageGeometry, check_cluster};
 use pgbase::restore::{
-    ExecuteOptions, Foreseen, RestorePlan, RestoreReport, RestoreRequest, Retry, WalSupply, execute, look_at,
-    owner_for, plan_restore, resolve_timeline, select_wal,
+    ExecuteOptions, Foreseen, PlanWarning, RestorePlan, RestoreReport, RestoreRequest, Retry, WalSupply,
+    execute, look_at, owner_for, plan_restore, resolve_timeline, select_wal,
 };
 use pgwal::{Lsn, RecoveryTarget, TargetAction, TargetKind};
 use serde_json::json;
@@ -97,6 +97,9 @@ pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> 
     if found.wants_pages {
         check_pages(&scratch.data(), &mut found);
     }
+    // The end was asked for, and what is behind a gap can't be had.
+    let gaps = plan.warnings.iter().filter(|warning| matches!(warning, PlanWarning::Gap { .. }));
+    gaps.for_each(|gap| found.fault(gap.to_string()));
     let recovery_time = found.recovered.map_or_else(|| begun.elapsed(), |at| at.duration_since(begun));
     let drill = Drill {
         id: info.id,

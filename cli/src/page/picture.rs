@@ -27,6 +27,8 @@ const COLUMNS: usize = 120;
 const MARKS_MAX: usize = 400;
 /// The narrowest bar that can be seen, in pixels.
 const BAR_MIN: f64 = 3.0;
+/// Half of what a character of a label takes, in pixels.
+const MARK_HALF_WIDTH: f64 = 3.6;
 
 /// Draws a server's timelines, `width` pixels wide.
 pub(super) fn draw(page: &mut String, gathered: &Gathered, width: f64, class: &str) {
@@ -99,9 +101,11 @@ fn moments(gathered: &Gathered) -> impl Iterator<Item = f64> + '_ {
 
 fn scale(page: &mut String, axis: &Axis, bottom: f64) {
     for (x, text) in axis.marks() {
+        // The last one may not fit around its mark.
+        let middle = x.min(axis.right - text.len() as f64 * MARK_HALF_WIDTH);
         let _ = writeln!(
             page,
-            "<path class=\"grid\" d=\"M{x:.1} {TOP}V{bottom:.0}\"/><text class=\"mark\" x=\"{x:.1}\" y=\"{:.0}\">{text}</text>",
+            "<path class=\"grid\" d=\"M{x:.1} {TOP}V{bottom:.0}\"/><text class=\"mark\" x=\"{middle:.1}\" y=\"{:.0}\">{text}</text>",
             bottom + 16.0
         );
     }

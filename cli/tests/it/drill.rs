@@ -94,14 +94,12 @@ fn a_good_backup_passes_on_18() {
     passes(18, "");
 }
 
-#[test]
-fn bad_backups_fail_and_say_why() {
-    testkit::require_pg!(15);
-    testkit::require_barman!();
-    let packed = Packed::new(15, "");
-    let bin = programs(15);
-    drill(&packed, &programs(testkit::programs::NEWEST_MAJOR), &[])
-        .fails_with_one_line(1, &["There is no PostgreSQL 15", "--pg-bin"]);
+/// `other` is a version that is not the backup's.
+fn bad_backups_fail_and_say_why(major: u32, other: u32) {
+    let packed = Packed::new(major, "");
+    let bin = programs(major);
+    drill(&packed, &programs(other), &[])
+        .fails_with_one_line(1, &[&format!("There is no PostgreSQL {major}"), "--pg-bin"]);
     let run = drill(&packed, &bin, &["--sql", "select * from nowhere"]).exits_with(1);
     assert!(run.stderr.contains("the question failed") && run.stderr.contains("nowhere"), "{run:#?}");
 
@@ -126,8 +124,10 @@ fn bad_backups_fail_and_say_why() {
     rotten[100] ^= 1;
     fs::write(&control, &rotten).unwrap();
 
-    // WAL that is gone: refused before anything is copied.
     let wals = packed.barman.server_dir("main").join("wals");
+    a_gap_is_told(&packed, &bin, &wals);
+
+    // WAL that is gone: refused before anything is copied.
     for directory in
         fs::read_dir(wals).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir())
     {
@@ -135,6 +135,46 @@ fn bad_backups_fail_and_say_why() {
     }
     drill(&packed, &bin, &[]).fails_with_one_line(1, &["can't be restored", "is not in the archive"]);
     nothing_left(&packed);
+}
+
+/// The backup is sound, and what is behind the gap can't be had.
+fn a_gap_is_told(packed: &Packed, bin: &Path, wals: &Path) {
+    let receiver = packed.barman.start_receiver("main", &packed.cluster);
+    for _ in 0..2 {
+        packed.cluster.execute("insert into kept values (1003)");
+        packed.cluster.switch_wal();
+    }
+    packed.barman.run(&["switch-wal", "--force", "--archive", "main"]);
+    drop(receiver);
+    let shown = packed.run(&["-f", "json", "show-backup", "main", "latest"]).success().json();
+    let end = shown["main"]["base_backup_information"]["end_wal"].as_str().unwrap().to_owned();
+    let listed = fs::read_dir(wals.join(&end[..16])).unwrap();
+    let names = listed.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut later: Vec<String> = names.filter(|name| name.len() == 24 && *name > end).collect();
+    later.sort();
+    assert!(later.len() > 1, "{later:?}");
+    let missing = &later[0];
+    let (place, aside) = (wals.join(&end[..16]).join(missing), packed.barman.home().join("aside"));
+    fs::rename(&place, &aside).unwrap();
+    let run = drill(packed, bin, &["--target", "end"]).exits_with(1);
+    assert!(run.stderr.contains(missing) && run.stderr.contains("failed the drill"), "{run:#?}");
+    drill(packed, bin, &["--target", "immediate"]).success();
+    fs::rename(&aside, &place).unwrap();
+    nothing_left(packed);
+}
+
+#[test]
+fn bad_backups_fail_and_say_why_on_15() {
+    testkit::require_pg!(15, 18);
+    testkit::require_barman!();
+    bad_backups_fail_and_say_why(15, 18);
+}
+
+#[test]
+fn bad_backups_fail_and_say_why_on_18() {
+    testkit::require_pg!(15, 18);
+    testkit::require_barman!();
+    bad_backups_fail_and_say_why(18, 15);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use pgwal::{Lsn, SegmentName, SegmentSize, TimelineId};
 use serde_json::Value;
 use testkit::Cluster;
 
@@ -217,7 +218,8 @@ fn every_way(major: u32) {
     settle(&scene);
     row(&scene.cluster, 22);
     settle(&scene);
-    reachable(&scene, &["--target-xid", &newer]);
+    let said = reachable(&scene, &["--target-xid", &newer]);
+    damaged_on_the_way(&scene, &newer, before + 1, said["last_commit"]["lsn"].as_str().unwrap());
     let old = before.to_string();
     let said =
         unreachable(&scene, &["--target-xid", &newer, "--target-tli", &old], "transaction_never_ended");
@@ -241,6 +243,25 @@ fn every_way(major: u32) {
     fs::remove_file(scene.home.join("main/wals").join(&last_segment[..16]).join(&last_segment)).unwrap();
     unreachable(&scene, &["--target-xid", &newer], "in_gap");
     reachable(&scene, &["--target-xid", &second]);
+}
+
+/// A segment that has rotted, when what was known of it before is gone.
+fn damaged_on_the_way(scene: &Scene, xid: &str, timeline: u32, commit: &str) {
+    let (commit, size): (Lsn, _) = (commit.parse().unwrap(), SegmentSize::MIN);
+    let segment = SegmentName::at(TimelineId::new(timeline).unwrap(), commit, size);
+    let path = scene.home.join("main/wals").join(segment.directory()).join(segment.to_string());
+    let index = scene.home.join("main/.barkeep/wal-index");
+    let whole = fs::read(&path).unwrap();
+    let mut rotten = whole.clone();
+    // The checksum of the commit's record.
+    rotten[usize::try_from(commit.as_u64() % size.bytes()).unwrap() + 20] ^= 1;
+    fs::write(&path, rotten).unwrap();
+    fs::remove_dir_all(&index).unwrap();
+    let said = unreachable(scene, &["--target-xid", xid], "damaged");
+    assert!(said["reason"].as_str().unwrap().contains(&format!("{segment} is damaged")), "{said}");
+    fs::write(&path, whole).unwrap();
+    fs::remove_dir_all(&index).unwrap();
+    reachable(scene, &["--target-xid", xid]);
 }
 
 /// What is committed while a backup is taken is in it for good, and can't be stopped at.
