@@ -173,21 +173,64 @@ fn label(word: &str) -> Option<Cow<'static, str>> {
 /// ```
 pub fn parse(file: &[u8]) -> XlogDb {
     let mut list = XlogDb::default();
+    walk_lines(file, |line| match line {
+        Ok((_, entry)) => list.entries.push(entry),
+        Err(fault) => list.faults.push(fault),
+    });
+    list
+}
+
+/// Tells of each line: where it begins, in bytes, and what it says.
+fn walk_lines(file: &[u8], mut tell: impl FnMut(Result<(u64, WalEntry), LineFault>)) {
     let complete = file.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let mut position = 0;
     for (index, line) in file[..complete].split(|byte| *byte == b'\n').enumerate() {
+        let begins = position;
+        position += line.len() as u64 + 1;
         let text = String::from_utf8_lossy(line);
         if text.trim().is_empty() {
             continue;
         }
-        match WalEntry::parse(&text) {
-            Some(entry) => list.entries.push(entry),
-            None => {
-                let text = text.chars().take(80).collect();
-                list.faults.push(LineFault { line: index + 1, text });
-            }
-        }
+        tell(
+            WalEntry::parse(&text)
+                .map(|entry| (begins, entry))
+                .ok_or_else(|| LineFault { line: index + 1, text: text.chars().take(80).collect() }),
+        );
     }
-    list
+}
+
+/// Reads a server's list with the place where each line begins, in bytes. Lines that say nothing are passed over; a list
+/// that does not exist is what it would be if it were made from the archive.
+///
+/// # Errors
+/// As for [`read`].
+pub fn read_positions(layout: &Layout) -> Result<Vec<(u64, WalEntry)>, XlogDbError> {
+    let _lock = SharedLock::acquire_within(layout, Task::XlogDb, READ_PATIENCE).ok().flatten();
+    let content = match content(layout)? {
+        Some(content) => content,
+        None => scan(layout)?.iter().map(|entry| format!("{entry}\n")).collect::<String>().into_bytes(),
+    };
+    let mut list = Vec::new();
+    walk_lines(&content, |line| list.extend(line.ok()));
+    Ok(list)
+}
+
+/// The list as it is; `None` if there is none.
+fn content(layout: &Layout) -> Result<Option<Vec<u8>>, XlogDbError> {
+    let path = layout.xlogdb();
+    let failed = |source| XlogDbError::Read { path: path.clone(), source };
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let bytes = file.metadata().map_err(failed)?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(XlogDbError::TooLarge { path, bytes });
+    }
+    let mut content = Vec::new();
+    file.take(FILE_BYTES_MAX).read_to_end(&mut content).map_err(failed)?;
+    Ok(Some(content))
 }
 
 /// Reads a server's list; when there is none, makes one from the archive (in memory only).
@@ -203,21 +246,9 @@ pub fn read(layout: &Layout) -> Result<XlogDb, XlogDbError> {
 }
 
 fn read_unlocked(layout: &Layout) -> Result<XlogDb, XlogDbError> {
-    let path = layout.xlogdb();
-    let failed = |source| XlogDbError::Read { path: path.clone(), source };
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(XlogDb { entries: scan(layout)?, faults: Vec::new() });
-        }
-        Err(error) => return Err(failed(error)),
+    let Some(content) = content(layout)? else {
+        return Ok(XlogDb { entries: scan(layout)?, faults: Vec::new() });
     };
-    let bytes = file.metadata().map_err(failed)?.len();
-    if bytes > FILE_BYTES_MAX {
-        return Err(XlogDbError::TooLarge { path, bytes });
-    }
-    let mut content = Vec::new();
-    file.take(FILE_BYTES_MAX).read_to_end(&mut content).map_err(failed)?;
     let mut list = parse(&content);
     if !list.faults.is_empty() {
         // What the wrong lines meant is in the archive.

@@ -36,7 +36,7 @@ pub mod wal;
 pub use barman::{Barman, BarmanReceiver};
 pub use cluster::{Cluster, ClusterBuilder, StartFailure, StopMode};
 pub use dir::TestDir;
-pub use programs::{client_tool, reachable_binary};
+pub use programs::{barman_bin_dir, client_tool, reachable_binary};
 pub use require::{notice_skipped, want_barman, want_chromium, want_pg, want_sshd};
 pub use sshd::Sshd;
 pub use tls::TlsFiles;

@@ -14,6 +14,7 @@ mod processes;
 mod restore;
 mod retention;
 mod setup;
+mod sync;
 mod values;
 mod verify;
 mod wal;
@@ -39,6 +40,7 @@ pub use processes::TerminateProcessArgs;
 pub use restore::{RestoreArgs, TablespaceMapping};
 pub use retention::{KeepArgs, KeepTarget, RetentionArgs};
 pub use setup::{CompletionsArgs, InstallLinksArgs, ManPagesArgs};
+pub use sync::{AbsentArgs, SyncInfoArgs};
 pub use verify::{GenerateManifestArgs, VerifyBackupArgs};
 pub use wal::{
     DumpArgs, FilterArgs, FindArgs, FindOp, IndexArgs, StatsArgs, VerifyArgs, WalArgs, WalCommand, WalSource,
@@ -231,6 +233,26 @@ pub enum Command {
     /// Check every file of a backup against its manifest, and the WAL that it needs
     #[command(alias = "verify")]
     VerifyBackup(VerifyBackupArgs),
+    /// Print what a copying backup host needs to know, as JSON: backups, and WAL from a point on
+    SyncInfo(SyncInfoArgs),
+    /// Not available: copy a backup from the primary backup host
+    #[command(hide = true)]
+    SyncBackup(BackupIdArgs),
+    /// Not available: copy WAL from the primary backup host
+    #[command(hide = true)]
+    SyncWals(ServerArgs),
+    /// Not available: write a backup into a tar archive
+    #[command(hide = true)]
+    ExportBackup(AbsentArgs),
+    /// Not available: take a backup out of a tar archive
+    #[command(hide = true)]
+    ImportBackup(AbsentArgs),
+    /// Not available: put a WAL file into an object store
+    #[command(hide = true)]
+    CloudWalArchive(AbsentArgs),
+    /// Not available: fetch a WAL file from an object store
+    #[command(hide = true)]
+    CloudWalRestore(AbsentArgs),
     /// Stop a process that is at work on a server
     TerminateProcess(TerminateProcessArgs),
     /// Show every interval that can be restored, and how much would be lost if the server were lost now

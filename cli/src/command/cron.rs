@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::archive_wal::{self, Verbosity};
 use super::deletion::{self, Cause, Outcome};
-use super::{connect, heal, index, name_map, scheduled_drill};
+use super::{connect, heal, index, lost, name_map, scheduled_drill};
 use crate::args::CronArgs;
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
@@ -179,6 +179,7 @@ fn maintain(server: &ServerContext, launcher: &Launcher, sources: &Sources) -> R
     step(name_map::save_if_due(server, sources.sql.as_ref()));
     step(scheduled_drill::start_if_due(server, launcher));
     step(finish_deletions(server));
+    step(lost::tell_once(server));
     step(release_keeps(server));
     step(enforce_retention(server));
     first_failure.map_or(Ok(()), Err)

@@ -9,6 +9,8 @@ use barkeep_catalog::{Layout, xlogdb};
 use pgwal::WalFile;
 use serde_json::{Map, Value, json};
 
+pub(super) use backups::record;
+
 use super::config_values::{self, Spelling};
 use super::remote_values;
 use crate::args::DiagnoseArgs;

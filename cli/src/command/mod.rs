@@ -32,6 +32,7 @@ pub mod keep;
 pub mod list_backups;
 pub mod list_files;
 pub mod list_servers;
+mod lost;
 pub(crate) mod name_map;
 pub mod processes;
 pub mod put_wal;
@@ -52,6 +53,7 @@ pub(crate) mod signals;
 pub mod status;
 mod stored_backup;
 pub mod switch_wal;
+pub mod sync_info;
 pub mod verify_backup;
 pub mod wal;
 pub mod wal_archive;
@@ -97,6 +99,13 @@ pub fn dispatch(context: &mut Context, command: &Command) -> Result<(), CommandE
         Command::ShowServers(args) => show_servers::run(context, args),
         Command::Status(args) => status::run(context, args),
         Command::SwitchWal(args) => switch_wal::run(context, args),
+        Command::SyncInfo(args) => sync_info::run(context, args),
+        Command::SyncBackup(args) => sync_info::refuse_backup(context, args),
+        Command::SyncWals(args) => sync_info::refuse_wals(context, args),
+        Command::ExportBackup(_) => sync_info::refuse("export-backup"),
+        Command::ImportBackup(_) => sync_info::refuse("import-backup"),
+        Command::CloudWalArchive(_) => sync_info::refuse("cloud-wal-archive"),
+        Command::CloudWalRestore(_) => sync_info::refuse("cloud-wal-restore"),
         Command::TerminateProcess(args) => processes::terminate(context, args),
         // They need no context and were run before there was one.
         Command::InstallLinks(_) | Command::Completions(_) | Command::ManPages(_) => Ok(()),

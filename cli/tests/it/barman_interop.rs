@@ -259,6 +259,23 @@ fn both_say_the_same_of_the_same_home() {
     let (theirs, ours) =
         (shared.barman.run_json(&["check", "main"]), shared.barkeep_json(&["check", "main"]));
     assert_eq!(differences("", &theirs, &ours), Vec::<String>::new());
+    // What changes from moment to moment has Barman's keys at least, and few more.
+    for arguments in [
+        &["-f", "json", "show-servers", "main"][..],
+        &["-f", "json", "list-files", "main", "latest", "--target", "full"],
+        &["-f", "json", "replication-status", "main"],
+        &["diagnose"],
+        &["diagnose", "--show-config-source"],
+    ] {
+        let read = |text: &str| keys(&serde_json::from_str(text).unwrap());
+        let theirs = read(&shared.barman.run(arguments));
+        let ours = read(&shared.barkeep(arguments).stdout);
+        let missing: Vec<&String> = theirs.difference(&ours).collect();
+        assert!(missing.is_empty(), "{arguments:?}: {missing:?}");
+        let own = |key: &&String| !OWN_KEYS.iter().any(|own| key.split('/').any(|part| part == *own));
+        let more: Vec<&String> = ours.difference(&theirs).filter(own).collect();
+        assert!(more.is_empty(), "{arguments:?}: {more:?}");
+    }
     drop(receiver);
 }
 
@@ -372,6 +389,38 @@ fn label_keys(info: &[(String, String)]) -> Vec<String> {
 fn wal_list(shared: &Shared) -> Vec<String> {
     let text = std::fs::read_to_string(shared.barman.server_dir("main").join("wals/main-xlog.db")).unwrap();
     text.lines().map(str::to_owned).collect()
+}
+
+/// Keys of barkeep's own.
+const OWN_KEYS: [&str; 8] = [
+    "agent",
+    "backup_schedule",
+    "barkeep_ver",
+    "drill_schedule",
+    "hook_timeout",
+    "manifest_checksums",
+    "notify",
+    "wal_verify",
+];
+
+/// The paths of all keys of a JSON value; of lists, those of the first element.
+fn keys(value: &Value) -> std::collections::BTreeSet<String> {
+    fn walk(value: &Value, path: &str, found: &mut std::collections::BTreeSet<String>) {
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    let path = format!("{path}/{key}");
+                    walk(value, &path, found);
+                    found.insert(path);
+                }
+            }
+            Value::Array(items) => items.iter().take(1).for_each(|item| walk(item, path, found)),
+            _ => {}
+        }
+    }
+    let mut found = std::collections::BTreeSet::new();
+    walk(value, "", &mut found);
+    found
 }
 
 /// Where two JSON values differ: one line each.

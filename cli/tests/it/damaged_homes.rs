@@ -5,7 +5,7 @@ use std::fs;
 use barkeep_catalog::{BackupId, Layout, xlogdb};
 use pgwal::WalFile;
 
-use crate::stored::{archive, archived, backup, home, layout, listed, segment};
+use crate::stored::{archive, archived, backup, deliver, home, layout, listed, save, segment};
 use crate::support::{Home, Run};
 
 /// A home with the server `main`, which something will happen to, and `other`, which it must not touch: two backups of
@@ -155,4 +155,37 @@ fn a_damaged_record_stops_only_what_is_about_it() {
     home.run(["delete", "main", ids[0].as_str()]).success();
     let run: Run = home.run(["list-backups", "all"]).success();
     assert_eq!(run.stdout.lines().count(), 2);
+}
+
+#[test]
+fn cron_tells_once_of_records_whose_files_are_gone() {
+    let home = home();
+    let layout = layout(&home);
+    let info = backup(&home, 1, segment(1, 1));
+    save(&home, &info);
+    let id = info.id.as_str();
+    for number in 1..=3 {
+        deliver(&home, segment(1, number));
+    }
+    home.run(["archive-wal", "main"]).success();
+    let told = |home: &Home| {
+        let run = home.run(["cron"]).success();
+        run.stderr.lines().filter(|line| line.contains("gone") || line.contains("listed")).count()
+    };
+    assert_eq!(told(&home), 0);
+    let lost = segment(1, 2);
+    fs::remove_file(layout.wal(&WalFile::Segment(lost))).unwrap();
+    fs::remove_dir_all(layout.backup_data(info.id)).unwrap();
+    let run = home.run(["cron"]).success();
+    for part in [&format!("delete main {id}"), &lost.to_string(), "rebuild-xlogdb main"] {
+        assert!(run.stderr.contains(part), "{part}: {run:#?}");
+    }
+    assert_eq!(told(&home), 0, "it was told");
+    home.run(["rebuild-xlogdb", "main"]).success();
+    home.run(["delete", "main", id]).exits_with(1);
+    assert_eq!(told(&home), 0, "the one that is left was told, too");
+    fs::create_dir_all(layout.backup_data(info.id)).unwrap();
+    assert_eq!(told(&home), 0);
+    fs::remove_dir_all(layout.backup_data(info.id)).unwrap();
+    assert_eq!(told(&home), 1, "it was lost again");
 }

@@ -42,7 +42,7 @@ pub(super) fn all(server: &ServerContext, messages: &mut Vec<String>) -> Value {
 }
 
 /// A record, through its text: what is there as a key is there as a key.
-fn record(backup: &BackupInfo) -> Result<Value, backup_info::Unrepresentable> {
+pub(in crate::command) fn record(backup: &BackupInfo) -> Result<Value, backup_info::Unrepresentable> {
     let text = backup_info::render(backup)?;
     let entry = |(key, text): (&str, &str)| (key.to_owned(), value(backup, key, text));
     let mut record: Map<String, Value> =

@@ -1,0 +1,100 @@
+//! `sync-info`: what Barman's passive node asks this home for; and commands that are not there.
+
+use pgwal::{SegmentSize, WalFile};
+use serde_json::Value;
+
+use crate::shared_home::{SharedHome, Spot, Tool, archived, put, record};
+use crate::support::Home;
+
+const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+fn spot(segment: u64) -> Spot {
+    Spot { size: SIZE, timeline: 1, segment }
+}
+
+/// What a tool tells, but for the keys of the configuration that only barkeep knows.
+#[track_caller]
+fn told(home: &SharedHome, tool: Tool, words: &[&str]) -> Result<Value, String> {
+    let run = home.run(tool, words);
+    match run.code {
+        Some(0) => {
+            let mut told = run.json();
+            let own = ["agent", "backup_schedule", "drill_schedule", "hook_timeout", "manifest_checksums"];
+            let config = told["config"].as_object_mut().unwrap();
+            config.retain(|key, _| !own.contains(&key.as_str()) && key != "notify" && key != "wal_verify");
+            Ok(told)
+        }
+        code => {
+            let error = run.stderr.lines().find_map(|line| line.strip_prefix("ERROR: "));
+            let error = error.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+            Err(format!("{code:?} {}", error.split(" (").next().unwrap()))
+        }
+    }
+}
+
+#[test]
+fn tells_barmans_passive_node_what_barman_tells_it() {
+    testkit::require_barman!();
+    let home = SharedHome::new("compression = gzip");
+    let layout = home.layout();
+    archived(&layout, (1..=9).map(|segment| WalFile::Segment(spot(segment).name())));
+    for (id, segment, status) in [
+        ("20260101T000000", 2, barkeep_catalog::Status::Failed),
+        ("20260102T000000", 3, barkeep_catalog::Status::Done),
+        ("20260103T000000", 6, barkeep_catalog::Status::Done),
+        ("20260104T000000", 9, barkeep_catalog::Status::WaitingForWals),
+    ] {
+        let mut info = record(id, spot(segment));
+        info.status = status;
+        put(&layout, &info);
+    }
+    home.hand_over();
+    let list = std::fs::read_to_string(layout.xlogdb()).unwrap();
+    let name = |segment| spot(segment).name().to_string();
+    let position = |segment| list.find(&name(segment)).unwrap().to_string();
+    let (one, four, nine, ten) = (name(1), name(4), name(9), name(10));
+    let (at_four, at_nine) = (position(4), position(9));
+    for words in [
+        &[][..],
+        &[one.as_str()],
+        &[&four],
+        &[&four, &at_four],
+        &[&four, "7"],
+        &[&four, "999999"],
+        &[&nine, &at_nine],
+        &[&ten],
+        &["000000010000000000000000"],
+        &["--primary"],
+    ] {
+        let words: Vec<&str> = ["sync-info", "main"].iter().chain(words).copied().collect();
+        let by_barman = told(&home, Tool::Barman, &words);
+        assert_eq!(told(&home, Tool::Barkeep, &words), by_barman, "{words:?}");
+    }
+    let words = ["sync-info", "main", &four, "nine"];
+    home.run(Tool::Barman, &words).exits_with(2);
+    home.run(Tool::Barkeep, &words).exits_with(2);
+    for words in [&["sync-wals", "main"][..], &["sync-backup", "main", "20260103T000000"]] {
+        assert_eq!(told(&home, Tool::Barkeep, words), told(&home, Tool::Barman, words));
+    }
+    assert_eq!(std::fs::read_to_string(layout.xlogdb()).unwrap(), list, "it only looks");
+}
+
+#[test]
+fn what_is_not_there_says_so_and_what_to_do_instead() {
+    let home = Home::new().server("main", "host=/nowhere").server("copy", "host=/nowhere").with(
+        "copy",
+        "primary_ssh_command",
+        "ssh somewhere",
+    );
+    for words in [
+        &["sync-info", "--primary", "copy"][..],
+        &["sync-backup", "copy", "latest"],
+        &["sync-wals", "copy"],
+        &["export-backup", "main", "latest", "/tmp", "--compression", "gzip"],
+        &["import-backup", "main", "/tmp/x.tar"],
+        &["cloud-wal-archive", "-p", "2", "main", "pg_wal/000000010000000000000001"],
+        &["cloud-wal-restore", "main", "000000010000000000000001", "/tmp/x", "--spool-dir", "/tmp"],
+    ] {
+        home.run(words).fails_with_one_line(1, &["barkeep", "Barman's"]);
+    }
+}
