@@ -2,7 +2,8 @@
 # archive_memory.sh - the memory that archive-wal takes with one thread that compresses: most that was resident, for each
 # compression and level, beside what is resident without any segment.
 #
-#   SEGMENTS      how many                                [60]
+#   SEGMENTS      of so many                              [60]
+#   ARCHIVED      so many are archived for each           [6]
 #   COMPRESSIONS  which, a level behind a colon           [none gzip:low ... xz:9]
 : "${SEGMENTS:=60}" "${ARCHIVED:=6}"
 : "${COMPRESSIONS:=none gzip:low gzip:medium gzip:high bzip2:medium bzip2:high lz4:medium snappy zstd:low zstd:medium zstd:high zstd:22 xz:low xz:medium xz:high xz:9}"
@@ -20,7 +21,7 @@ archive() { # compression, level, segments
     [ "$3" = 0 ] || find "$segments" -type f -name '[0-9A-F]*' | sort | head -n "$3" | as_user xargs cp -pt "$incoming"
     # One processor is one thread.
     measure archive-memory "$1:$2" "$3" taskset -c 0 "$barkeep" -q -c "$BENCH_DIR/barkeep.conf" archive-wal main
-    stored=$(find "$BENCH_DIR/home-barkeep/main/wals" -type f -name '[0-9A-F]*' -printf '%s\n' 2>/dev/null | awk '{ sum += $1 } END { print sum + 0 }')
+    stored=$(find "$BENCH_DIR/home-barkeep/main" -type f -path '*/wals/*/[0-9A-F]*' -printf '%s\n' | awk '{ sum += $1 } END { print sum + 0 }')
     rm -rf "$BENCH_DIR/home-barkeep"
 }
 : >"$results/archive-memory.tsv"

@@ -323,8 +323,15 @@ fn parse_segment(text: &str) -> Option<SegmentName> {
 
 /// Exactly eight upper-case hexadecimal digits, the only case PostgreSQL writes or recognises (`IsXLogFileName`).
 fn hex8(digits: &str) -> Option<u32> {
-    let plain = digits.len() == 8 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
-    if plain { u32::from_str_radix(digits, 16).ok() } else { None }
+    let digits: &[u8; 8] = digits.as_bytes().try_into().ok()?;
+    digits.iter().try_fold(0, |value, digit| {
+        let digit = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'A'..=b'F' => digit - b'A' + 10,
+            _ => return None,
+        };
+        Some(value << 4 | u32::from(digit))
+    })
 }
 
 #[cfg(test)]
