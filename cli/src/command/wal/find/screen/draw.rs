@@ -123,10 +123,9 @@ fn line(moment: &Moment, width: u16) -> Line<'static> {
 
 fn in_full(model: &Model) -> Paragraph<'static> {
     let lines = model.chosen().map_or_else(Vec::new, |moment| {
-        let mut details = moment.details();
-        let command = details.pop();
-        let lines = details.into_iter().map(Line::from);
-        lines.chain(command.map(|command| Line::from(command).style(Modifier::BOLD))).collect()
+        let (way, command, details) = moment.details();
+        let first = [Line::from(way), Line::from(command).style(Modifier::BOLD), Line::default()];
+        first.into_iter().chain(details.into_iter().map(Line::from)).collect()
     });
     Paragraph::new(lines).wrap(Wrap { trim: false })
 }

@@ -49,17 +49,16 @@ impl Moment {
         }
     }
 
-    /// All there is to tell, the way back last.
-    pub(super) fn details(&self) -> Vec<String> {
-        let (mut lines, way) = match self {
+    /// What leads back, how, and all there is to tell: in this order, because that may be more than there is room for.
+    pub(super) fn details(&self) -> (&'static str, String, Vec<String>) {
+        let (lines, way) = match self {
             Moment::Commit(event) => (event.details(), "To restore what was there just before:"),
             Moment::Point(point) => {
                 let at = format!("Made at {}, LSN {}", point.time, point.lsn);
                 (vec![point.summary(), at], "To restore to it:")
             }
         };
-        lines.extend([String::new(), way.to_owned(), self.command()]);
-        lines
+        (way, self.command(), lines)
     }
 
     /// How to go back there.

@@ -140,6 +140,22 @@ fn enter_shows_the_restore_options_and_p_prints_them() {
 }
 
 #[test]
+fn the_command_is_seen_however_much_was_destroyed() {
+    let Moment::Commit(one) = commit(30, "orders", true) else { panic!("a commit") };
+    let mut told = one.commit().clone();
+    let losses = |number| Loss { kind: LossKind::DropRelation, object: object(&format!("table_{number}")) };
+    told.losses.extend((0..500).map(losses));
+    let event = super::super::super::event::tests::event(told, TimelineId::FIRST);
+    let mut model = Model::new("main".to_owned(), vec![Moment::Commit(Box::new(event))], false);
+    for (width, height) in [(100, 30), (40, 12)] {
+        model.mode = Mode::Detail;
+        let shown = screen(&mut model, width, height);
+        assert!(shown.contains("--target-lsn 0/1E000000 --exclusive"), "{shown}");
+        assert!(shown.contains("--target-tli 1"), "{shown}");
+    }
+}
+
+#[test]
 fn narrow_terminals_lose_columns_and_not_what_happened() {
     let mut model = model();
     let narrow = screen(&mut model, 40, 10);
