@@ -7,7 +7,8 @@
 mod clause;
 mod refusal;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -296,7 +297,34 @@ impl<Id> Backup<Id> {
 }
 
 /// Judges all backups of a server; the judgements are in the order of the identifiers.
+///
+/// What remains would be judged again in the same way: where a clock was set back, a backup that goes may have been all that
+/// told so, and what then goes too goes at once.
 pub fn evaluate<Id: Ord + Clone>(
+    backups: &[Backup<Id>],
+    rules: &Rules<'_>,
+    now: Timestamp,
+) -> Vec<Judgement<Id>> {
+    let mut gone = Vec::new();
+    let mut remaining = Cow::Borrowed(backups);
+    loop {
+        let judged = evaluate_once(&remaining, rules, now);
+        let (going, staying): (Vec<_>, Vec<_>) =
+            judged.into_iter().partition(|judgement| judgement.verdict == Verdict::Obsolete);
+        if going.is_empty() {
+            gone.extend(staying);
+            gone.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+            return gone;
+        }
+        let ids: BTreeSet<&Id> = going.iter().map(|judgement| &judgement.id).collect();
+        let left = remaining.iter().filter(|backup| !ids.contains(&backup.id)).cloned().collect();
+        remaining = Cow::Owned(left);
+        gone.extend(going);
+    }
+}
+
+/// Judges them as they are.
+fn evaluate_once<Id: Ord + Clone>(
     backups: &[Backup<Id>],
     rules: &Rules<'_>,
     now: Timestamp,
@@ -331,7 +359,7 @@ pub fn evaluate<Id: Ord + Clone>(
 }
 
 /// The full backup at the end of the chain of parents; `None` when the chain breaks or goes in a circle.
-fn root_of<'a, Id: Ord>(
+pub(crate) fn root_of<'a, Id: Ord>(
     by_id: &BTreeMap<&'a Id, &'a Backup<Id>>,
     backup: &'a Backup<Id>,
 ) -> Option<&'a Backup<Id>> {

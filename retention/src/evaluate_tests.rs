@@ -371,3 +371,35 @@ fn a_backup_of_a_window_stays_until_the_next_newer_one_has_left_it() {
     let untils = judged("RECOVERY WINDOW OF 7 DAYS", &backups).into_iter().map(|judgement| judgement.until);
     assert_eq!(untils.collect::<Vec<_>>(), [Some(ago(3.0) + DAY * 7), Some(ago(1.0) + DAY * 7), None]);
 }
+
+#[test]
+fn one_whose_end_is_not_known_stays_until_the_next_newer_one_has_left_the_window() {
+    let at = |backup: Backup<&'static str>, segment: u64| {
+        let begin = Lsn::from_u64(segment << 24);
+        backup.at(TimelineId::FIRST, begin, begin)
+    };
+    let unknown = Backup { end_time: None, ..Backup::done("a", NOW) };
+    let backups = [at(unknown, 2), at(Backup::done("b", ago(3.0)), 3)];
+    let judged = judged("RECOVERY WINDOW OF 7 DAYS", &backups);
+    assert!(matches!(judged[0].reason, Reason::PerhapsInWindow { .. }), "{:?}", judged[0].reason);
+    assert_eq!(judged[0].until, Some(ago(3.0) + DAY * 7));
+}
+
+#[test]
+fn what_remains_is_judged_again_where_a_clock_was_set_back() {
+    // That the third one's clock is wrong shows only by the second, which goes; then the third stands for its day.
+    let ends = [(3.0, false), (1.0, false), (3.0, true), (1.0, true)];
+    let backups: Vec<Backup<usize>> = (0..4)
+        .map(|id| {
+            let begin = Lsn::from_u64((id as u64 + 2) << 24);
+            let backup = Backup::done(id, ago(ends[id].0)).at(TimelineId::FIRST, begin, begin);
+            Backup { verified: ends[id].1, keep: (id > 1).then_some(Keep::Full), ..backup }
+        })
+        .collect();
+    let policy = "KEEP 2 DAILY VERIFIED".parse().unwrap();
+    let verdicts = |backups: &[Backup<usize>]| -> Vec<Verdict> {
+        evaluate(backups, &Rules::new(&policy), NOW).iter().map(|judgement| judgement.verdict).collect()
+    };
+    assert_eq!(verdicts(&backups)[..2], [Verdict::Obsolete; 2]);
+    assert!(!verdicts(&backups[2..]).contains(&Verdict::Obsolete));
+}

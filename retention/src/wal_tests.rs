@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::evaluate::{Backup, Keep, Rules, Stage, evaluate};
 
 fn tli(number: u32) -> TimelineId {
     TimelineId::new(number).unwrap()
@@ -199,7 +200,6 @@ fn a_range_counts_both_its_ends() {
 
 #[test]
 fn what_remains_and_is_not_lost_for_good_claims_its_wal() {
-    use crate::evaluate::{Backup, Stage};
     let now = jiff::Timestamp::constant(1_795_000_000, 0);
     let stages = [Stage::Done, Stage::Waiting, Stage::Running, Stage::Failed, Stage::Leaving, Stage::Lost];
     let place = (tli(1), lsn("0/2000028"), lsn("0/3000000"));
@@ -209,4 +209,47 @@ fn what_remains_and_is_not_lost_for_good_claims_its_wal() {
     let expected = [Stage::Done, Stage::Waiting, Stage::Running, Stage::Lost].map(|stage| stage as u8);
     assert_eq!(claims.iter().map(|claim| claim.id).collect::<Vec<_>>(), expected);
     assert!(claims.iter().all(|claim| (claim.timeline, claim.begin, claim.end) == place));
+}
+
+/// Whether each backup claims no WAL but its own under these rules. They have so many days, and a segment each.
+#[track_caller]
+fn check_alone(policy: &str, wal_policy: &str, backups: &[(i64, Stage, Option<Keep>)], alone: &[bool]) {
+    let now = jiff::Timestamp::constant(1_795_000_000, 0);
+    let backups: Vec<Backup<usize>> = backups
+        .iter()
+        .enumerate()
+        .map(|(id, (days, stage, keep))| {
+            let begin = Lsn::from_u64((id as u64 + 2) << 24);
+            let end = begin.checked_add(1 << 20).unwrap();
+            let ended = now - jiff::SignedDuration::from_hours(24 * days);
+            let backup = Backup::done(id, ended).at_stage(*stage).at(tli(1), begin, end);
+            Backup { keep: *keep, ..backup }
+        })
+        .collect();
+    let policy = policy.parse().unwrap();
+    let judged = evaluate(&backups, &Rules::new(&policy), now);
+    let claims = claims(&backups, &judged, wal_policy.parse().unwrap(), &[], now).unwrap();
+    assert_eq!(claims.iter().map(|claim| claim.standalone).collect::<Vec<_>>(), alone, "{claims:#?}");
+}
+
+#[test]
+fn who_claims_its_own_wal_alone() {
+    let done = |days| (days, Stage::Done, None);
+    let kept = |days, keep| (days, Stage::Done, Some(keep));
+    let all = "REDUNDANCY 9";
+    // Kept by itself: alone, unless the policy needs it, or its end is still to come.
+    check_alone("REDUNDANCY 1", "main", &[kept(9, Keep::Standalone), done(1)], &[true, false]);
+    check_alone(all, "main", &[kept(9, Keep::Standalone), done(1)], &[false, false]);
+    check_alone("REDUNDANCY 1", "main", &[kept(9, Keep::Full), done(1)], &[false, false]);
+    let running = (0, Stage::Running, Some(Keep::Standalone));
+    check_alone("REDUNDANCY 1", "main", &[done(1), running], &[false, false]);
+    // A window for WAL: those before the one from which its beginning is recovered, unless they are kept with all WAL.
+    let week = "WINDOW OF 7 DAYS";
+    check_alone(all, week, &[done(30), done(20), done(10), done(1)], &[true, true, false, false]);
+    check_alone(all, week, &[kept(30, Keep::Full), done(20), done(10)], &[false, true, false]);
+    check_alone(all, week, &[done(6), done(1)], &[false, false]);
+    // One that waits for WAL can't be recovered from yet.
+    let waiting = (8, Stage::Waiting, None);
+    check_alone(all, week, &[done(20), done(10), waiting, done(1)], &[true, false, false, false]);
+    check_alone(all, week, &[(20, Stage::Waiting, None), done(10), done(1)], &[false, false, false]);
 }

@@ -1,7 +1,5 @@
 //! What a person may delete.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 
 use super::{Backup, Keep, Stage};
@@ -47,31 +45,17 @@ pub fn may_delete<Id: Ord + Clone>(
     if backup.counts() && present <= minimum_redundancy {
         return Err(Refusal::MinimumRedundancy { present, minimum: minimum_redundancy });
     }
-    let going = tree_of(backups, id);
-    // One that still waits for WAL is a hope; it is protected where there is nothing better.
+    // Increments count with the full backup that they build on. One that still waits for WAL is a hope; it is protected where
+    // there is nothing better.
     let kinds: [fn(Stage) -> bool; 2] = [|stage| stage == Stage::Done, Stage::is_usable];
     for is_restorable in kinds {
         let (gone, left): (Vec<&Backup<Id>>, Vec<&Backup<Id>>) = backups
             .iter()
             .filter(|backup| is_restorable(backup.stage) && backup.parent.is_none())
-            .partition(|backup| going.contains(&backup.id));
+            .partition(|backup| backup.id == *id);
         if !gone.is_empty() && left.is_empty() {
             return Err(Refusal::LastRestorable);
         }
     }
     Ok(())
-}
-
-/// A backup and all that descend from it.
-fn tree_of<'a, Id: Ord>(backups: &'a [Backup<Id>], id: &'a Id) -> BTreeSet<&'a Id> {
-    let mut tree = BTreeSet::from([id]);
-    loop {
-        let children =
-            backups.iter().filter(|backup| backup.parent.as_ref().is_some_and(|id| tree.contains(id)));
-        let found: Vec<&Id> = children.map(|backup| &backup.id).filter(|id| !tree.contains(id)).collect();
-        if found.is_empty() {
-            return tree;
-        }
-        tree.extend(found);
-    }
 }

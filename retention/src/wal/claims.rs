@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use pgwal::{History, Lsn, TimelineId};
 
-use crate::evaluate::{Backup, Judgement, Keep, Place, Stage, Verdict};
+use crate::evaluate::{self, Backup, Judgement, Keep, Place, Reason, Stage, Verdict};
 use crate::order;
 use crate::policy::WalPolicy;
 
@@ -66,7 +66,7 @@ pub fn claims<Id: Ord + Clone>(
     };
     let remaining: Vec<&Backup<Id>> =
         backups.iter().filter(|backup| backup.stage.needs_wal() && !goes(backup)).collect();
-    let before_window = before_wal_window(&remaining, wal_policy, histories, now);
+    let before_window = before_wal_window(&remaining, &judged, wal_policy, histories, now);
     let claim = |backup: &&Backup<Id>| {
         let Some(Place { timeline, begin, end }) = backup.place else {
             return Err(NoPlace { id: backup.id.clone() });
@@ -88,6 +88,7 @@ pub fn claims<Id: Ord + Clone>(
 /// The finished backups that recovery to no moment of the window for WAL starts from.
 fn before_wal_window<'a, Id: Ord + Clone>(
     remaining: &[&'a Backup<Id>],
+    judged: &BTreeMap<&Id, &Judgement<Id>>,
     wal_policy: WalPolicy,
     histories: &[History],
     now: Timestamp,
@@ -97,10 +98,21 @@ fn before_wal_window<'a, Id: Ord + Clone>(
     let finished = remaining.iter().copied().filter(|backup| backup.stage.is_usable());
     let ordered = order::sort(finished, histories);
     let ended = order::ended(&ordered);
-    // A backup that still waits for WAL can't serve as the one that the window begins from.
-    let anchors = order::anchors(&ordered, &ended, histories, begin, |backup| backup.stage == Stage::Done);
+    let by_id: BTreeMap<&Id, &Backup<Id>> = remaining.iter().map(|backup| (&backup.id, *backup)).collect();
+    // One that still waits for WAL can't serve as the one that the window begins from. Nor can those that go before the ones
+    // that they stand in for: what doesn't count for the policy, and increments of what is kept by itself.
+    let lasts = |backup: &Backup<Id>| {
+        let Some(root) = evaluate::root_of(&by_id, backup) else { return false };
+        let counts =
+            judged.get(&root.id).is_none_or(|judgement| !matches!(judgement.reason, Reason::DoesNotCount));
+        counts && (root.id == backup.id || root.keep_at(now) != Some(Keep::Standalone))
+    };
+    let counts = |backup: &Backup<Id>| backup.stage == Stage::Done && lasts(backup);
+    let anchors = order::anchors(&ordered, &ended, histories, begin, counts);
     let Some(newest) = anchors.iter().rposition(|is_anchor| *is_anchor) else { return BTreeSet::new() };
     let older = ordered.iter().zip(ended).zip(&anchors).take(newest);
+    // One that still waits for WAL may have to take the place of those that go before it is finished.
+    let older = older.filter(|((backup, _), _)| backup.stage == Stage::Done);
     let before = older.filter(|((_, ended), is_anchor)| ended.is_before(begin) && !**is_anchor);
     before.map(|((backup, _), _)| &backup.id).collect()
 }
