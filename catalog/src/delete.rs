@@ -91,7 +91,19 @@ impl Catalog {
         durable::remove_dir_all(&self.layout().backup(id))?;
         durable::remove(&self.layout().annotation(id, "backup_manifest"))?;
         durable::remove(&self.layout().backup_info(id))?;
+        self.remove_half_written(id)?;
         durable::remove(&self.layout().annotation(id, DELETE_MARK))?;
+        Ok(())
+    }
+
+    /// Removes what a process that was killed had begun to write beside a backup's record.
+    fn remove_half_written(&self, id: BackupId) -> Result<(), CatalogError> {
+        let prefix = format!(".{id}-");
+        for name in names_in(&self.layout().meta())? {
+            if name.starts_with(&prefix) && durable::is_temporary(name.as_ref()) {
+                durable::remove_unsynced(&self.layout().meta().join(name))?;
+            }
+        }
         Ok(())
     }
 }
@@ -159,8 +171,14 @@ mod tests {
     fn nothing_of_a_deleted_backup_remains() {
         let (_home, catalog) = home();
         catalog.keep(id(2), &Kept::for_good(Keep::Full)).unwrap();
-        delete(&catalog, id(2), &[OLD.parse().unwrap()]).unwrap();
         let layout = catalog.layout();
+        // What a kill had left, of this backup and of another.
+        let [left, others] = [2, 1].map(|day| format!(".{}-backup.info.barkeep-1-0.tmp", id(day)));
+        for name in [&left, &others] {
+            fs::write(layout.meta().join(name), "half").unwrap();
+        }
+        delete(&catalog, id(2), &[OLD.parse().unwrap()]).unwrap();
+        fs::remove_file(layout.meta().join(others)).unwrap();
         assert!(!exists(&layout.backup(id(2))));
         assert_eq!(names_in(&layout.meta()).unwrap(), ["20260101T000000-backup.info"]);
         assert_eq!(catalog.read(id(1)).unwrap().children_backup_ids, []);

@@ -100,8 +100,16 @@ fn bad_backups_fail_and_say_why(major: u32, other: u32) {
     let bin = programs(major);
     drill(&packed, &programs(other), &[])
         .fails_with_one_line(1, &[&format!("There is no PostgreSQL {major}"), "--pg-bin"]);
+    // What a policy thinks of it that wants verified backups.
+    let counts = || {
+        let words = ["-f", "json", "retention", "main", "--policy", "REDUNDANCY 1 VERIFIED"];
+        let json = packed.run(&words).success().json();
+        json["main"]["backups"][0]["reason"].as_str().unwrap().starts_with("number 1 of the 1 newest")
+    };
+    assert!(!counts());
     let run = drill(&packed, &bin, &["--sql", "select * from nowhere"]).exits_with(1);
     assert!(run.stderr.contains("the question failed") && run.stderr.contains("nowhere"), "{run:#?}");
+    assert!(!counts());
 
     let path = packed.cluster.value("select pg_relation_filepath('kept_id')");
     let index = packed.data().join(path);
@@ -113,7 +121,9 @@ fn bad_backups_fail_and_say_why(major: u32, other: u32) {
     assert!(run.stderr.contains("kept_id"), "{run:#?}");
     assert!(run.stderr.contains("failed the drill"), "{run:#?}");
     fs::write(&index, whole).unwrap();
+    assert!(!counts());
     drill(&packed, &bin, &["--target", "immediate"]).success();
+    assert!(counts(), "a drill that it passed counts as verified");
 
     let control = packed.data().join("global/pg_control");
     let mut rotten = fs::read(&control).unwrap();
@@ -121,6 +131,7 @@ fn bad_backups_fail_and_say_why(major: u32, other: u32) {
     fs::write(&control, &rotten).unwrap();
     let run = drill(&packed, &bin, &[]).exits_with(1);
     assert!(run.stderr.contains("gave up") && run.stderr.contains("control file"), "{run:#?}");
+    assert!(!counts(), "the last drill is the one that counts");
     rotten[100] ^= 1;
     fs::write(&control, &rotten).unwrap();
 

@@ -23,24 +23,8 @@ fn killed_at_every(
 ) {
     for call in calls {
         for count in 1..200 {
-            let inner = command();
-            let mut traced = Command::new("strace");
-            traced.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
-            traced
-                .arg(format!("trace={call}"))
-                .arg("-e")
-                .arg(format!("inject={call}:signal=KILL:when={count}"));
-            traced.arg(inner.get_program()).args(inner.get_args());
+            let mut traced = killed_at(&command(), call, count);
             traced.stdin(stdin.map_or_else(Stdio::null, |path| fs::File::open(path).unwrap().into()));
-            if let Some(directory) = inner.get_current_dir() {
-                traced.current_dir(directory);
-            }
-            for (key, value) in inner.get_envs() {
-                match value {
-                    Some(value) => traced.env(key, value),
-                    None => traced.env_remove(key),
-                };
-            }
             let done = traced.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success();
             after(done);
             if done {
@@ -50,7 +34,25 @@ fn killed_at_every(
     }
 }
 
-fn has_strace() -> bool {
+/// A command that is killed at the so-manieth time that it makes a system call. It runs as whoever starts it.
+pub(crate) fn killed_at(inner: &Command, call: &str, count: u32) -> Command {
+    let mut traced = Command::new("strace");
+    traced.args(["-f", "-qq", "-o", "/dev/null", "-e"]).arg(format!("trace={call}"));
+    traced.arg("-e").arg(format!("inject={call}:signal=KILL:when={count}"));
+    traced.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
+    if let Some(directory) = inner.get_current_dir() {
+        traced.current_dir(directory);
+    }
+    for (key, value) in inner.get_envs() {
+        match value {
+            Some(value) => traced.env(key, value),
+            None => traced.env_remove(key),
+        };
+    }
+    traced
+}
+
+pub(crate) fn has_strace() -> bool {
     let found = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status();
     let found = found.is_ok_and(|status| status.success());
     if !found {

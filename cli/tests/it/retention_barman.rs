@@ -6,10 +6,12 @@ use std::fs;
 use barkeep_catalog::{BackupInfo, Status};
 use jiff::{SignedDuration, Timestamp};
 use pgwal::{SegmentSize, WalFile};
-use testkit::VerdictCase;
+use testkit::{VerdictCase, unprivileged_user};
 
+use crate::killed_steps::{has_strace, killed_at};
 use crate::shared_home::{SharedHome, Spot, Tool, archive, archived, listed, put, record};
 use crate::stored::names;
+use crate::support::Run;
 
 /// The cases of the engine's own tests.
 const CASES: [&str; 2] =
@@ -224,6 +226,57 @@ fn a_deletion_killed_at_any_hook_is_finished_by_either_tool() {
             assert_eq!(listed(&layout), expected, "{hook} {finisher:?}");
         }
     }
+}
+
+/// The calls by which a deletion changes what others see.
+const CALLS: [&str; 3] = ["rename", "unlink", "unlinkat"];
+/// After every so many kills, Barman reads what is left.
+const BARMANS_TURN: u32 = 8;
+
+#[test]
+fn a_deletion_killed_at_any_step_is_finished() {
+    testkit::require_barman!();
+    if !has_strace() {
+        return;
+    }
+    let mut kills = 0;
+    for call in CALLS {
+        for count in 1.. {
+            let home = doomed(None);
+            let layout = home.layout();
+            let delete = home.command(Tool::Barkeep, &["delete", "main", "oldest"]);
+            let mut killed = killed_at(&delete, call, count);
+            unprivileged_user().run_as(&mut killed);
+            let is_through = Run::of(&mut killed).code == Some(0);
+            let at = format!("{call} {count}");
+            let readers =
+                if kills % BARMANS_TURN == 0 { &[Tool::Barkeep, Tool::Barman][..] } else { &[Tool::Barkeep] };
+            for tool in readers {
+                let list = home.json(*tool, &["list-backups", "main"]);
+                for line in list["main"].as_array().unwrap() {
+                    let id = line["backup_id"].as_str().unwrap();
+                    let whole = layout.base.join(id).join("data/PG_VERSION").exists();
+                    assert!(whole || line["status"] == "FAILED", "{at} {tool:?}: {line}");
+                }
+            }
+            kills += 1;
+            for _ in 0..2 {
+                home.run(Tool::Barkeep, &["cron"]).success();
+            }
+            testkit::wait_for(&format!("the deletion to be finished that was killed at {at}"), 30, || {
+                let is_gone = names(layout.base.clone()) == ["20260103T000000"];
+                (is_gone && names(layout.meta()) == ["20260103T000000-backup.info"]).then_some(())
+            });
+            let expected: Vec<String> =
+                segments(SegmentSize::DEFAULT, 6..=7).iter().map(ToString::to_string).collect();
+            assert_eq!(archive(&layout), expected, "{at}");
+            assert_eq!(listed(&layout), expected, "{at}");
+            if is_through {
+                break;
+            }
+        }
+    }
+    assert!(kills > 15, "only {kills}");
 }
 
 #[test]
