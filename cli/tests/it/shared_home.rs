@@ -59,6 +59,11 @@ impl SharedHome {
         self.layout_of("main")
     }
 
+    /// The configuration file.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.barman.config_path()
+    }
+
     pub(crate) fn catalog(&self) -> Catalog {
         Catalog::new(self.layout())
     }

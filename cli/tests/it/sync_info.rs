@@ -3,8 +3,8 @@
 use pgwal::{SegmentSize, WalFile};
 use serde_json::Value;
 
-use crate::shared_home::{SharedHome, Spot, Tool, archived, put, record};
-use crate::support::Home;
+use crate::shared_home::{SharedHome, Spot, Tool, archive, archived, put, record};
+use crate::support::{Home, barkeep};
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
@@ -77,6 +77,48 @@ fn tells_barmans_passive_node_what_barman_tells_it() {
         assert_eq!(told(&home, Tool::Barkeep, words), told(&home, Tool::Barman, words));
     }
     assert_eq!(std::fs::read_to_string(layout.xlogdb()).unwrap(), list, "it only looks");
+}
+
+#[test]
+fn barmans_passive_node_copies_a_home_that_barkeep_keeps() {
+    use std::os::unix::fs::PermissionsExt as _;
+    testkit::require_barman!();
+    let id = "20260102T000000";
+    let primary = SharedHome::new("");
+    archived(&primary.layout(), (3..=6).map(|segment| WalFile::Segment(spot(segment).name())));
+    put(&primary.layout(), &record(id, spot(3)));
+    primary.hand_over();
+    // In ssh's place: what is asked for is run here, as a shell there would.
+    let there = testkit::TestDir::new();
+    let bin = there.join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink(testkit::reachable_binary(barkeep()), bin.join("barman")).unwrap();
+    let ssh = there.write(
+        "ssh",
+        format!(
+            "#!/bin/sh\nwhile [ \"$1\" != primary ]; do shift; done\nshift\n\
+             exec env PATH='{}':\"$PATH\" BARMAN_CONFIG_FILE='{}' sh -c \"$*\"\n",
+            bin.display(),
+            primary.config().display()
+        ),
+    );
+    std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = SharedHome::new(&format!("primary_ssh_command = {} primary", ssh.display()));
+    copy.hand_over();
+    // As its cron does, one after the other.
+    copy.run(Tool::Barman, &["sync-info", "--primary", "main"]).success();
+    copy.run(Tool::Barman, &["sync-backup", "main", id]).success();
+    copy.run(Tool::Barman, &["sync-wals", "main"]).success();
+    let id = id.parse().unwrap();
+    let version = |home: &SharedHome| home.layout().backup_data(id).join("PG_VERSION");
+    assert_eq!(std::fs::read(version(&copy)).unwrap(), std::fs::read(version(&primary)).unwrap());
+    assert_eq!(archive(&copy.layout()), archive(&primary.layout()));
+    // What comes later follows.
+    archived(&primary.layout(), (7..=8).map(|segment| WalFile::Segment(spot(segment).name())));
+    primary.hand_over();
+    copy.run(Tool::Barman, &["sync-info", "--primary", "main"]).success();
+    copy.run(Tool::Barman, &["sync-wals", "main"]).success();
+    assert_eq!(archive(&copy.layout()), archive(&primary.layout()));
 }
 
 #[test]
