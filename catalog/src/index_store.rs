@@ -172,7 +172,7 @@ impl IndexStore {
         Ok(all)
     }
 
-    /// The facts of the segments that are not [fine](Soundness::is_fine), in order: for the question that is asked most
+    /// The facts of the segments that are not [fine](crate::inspect::Soundness::is_fine), in order: for the question that is asked most
     /// often, and answered several times as fast as by [`load`](Self::load).
     ///
     /// # Errors
