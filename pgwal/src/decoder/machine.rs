@@ -281,7 +281,9 @@ impl Decoder {
     }
 
     fn skip_rest(&mut self, input: &mut &[u8], left: u32) {
-        let on_page = round_up(u64::from(left), 8).min(self.page_rest());
+        // It is the end that is aligned: a piece of the input may have ended anywhere before.
+        let padding = self.at.wrapping_add(left.into()).wrapping_neg() & 7;
+        let on_page = (u64::from(left) + padding).min(self.page_rest());
         let taken = self.take(input, on_page).len() as u64;
         self.phase = if taken == on_page && u64::from(left) <= on_page {
             Phase::Between
