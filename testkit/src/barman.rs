@@ -145,6 +145,24 @@ impl Barman {
         });
     }
 
+    /// Archives all WAL written so far, however late the receiver is, and has Barman look again at its backups: one that
+    /// ended before its last segment was archived waits until somebody does.
+    #[track_caller]
+    pub fn archive_all(&self, server: &str, cluster: &Cluster) {
+        let last = cluster.switch_wal();
+        let archived = self.server_dir(server).join("wals").join(&last[..16]).join(&last);
+        wait_for("the last segment in Barman's archive", 60, || {
+            // Barman leaves the newest segment where it is until another has begun.
+            cluster.switch_wal();
+            self.run(&["archive-wal", server]);
+            archived.exists().then_some(())
+        });
+        for backup in std::fs::read_dir(self.server_dir(server).join("base")).into_iter().flatten().flatten()
+        {
+            self.run(&["check-backup", server, &backup.file_name().to_string_lossy()]);
+        }
+    }
+
     /// Runs a command of Barman's that must succeed, with its answer as JSON.
     #[must_use]
     #[track_caller]

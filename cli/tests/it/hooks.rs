@@ -372,7 +372,7 @@ fn scripts_around_deletions_are_told_what_barman_tells_them() {
         // Barman takes no care that two backups of one second have ids of their own.
         wait_for("the next second", 5, || (second() != now).then_some(()));
     }
-    shared.barman.run(&["archive-wal", "main"]);
+    shared.barman.archive_all("main", &shared.cluster);
     shared.take_told();
     let base = shared.barman.server_dir("main").join("base");
     // One in the middle first: it has both neighbours and takes no WAL along. Then the oldest.

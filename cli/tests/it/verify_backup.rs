@@ -250,8 +250,7 @@ fn both_verify_and_generate_for_each_other() {
     let receiver = barman.start_receiver("main", &cluster);
     barman.wait_for_first_wal("main", &cluster);
     barman.run(&["backup", "main"]);
-    cluster.switch_wal();
-    barman.run(&["switch-wal", "--force", "--archive", "main"]);
+    barman.archive_all("main", &cluster);
     drop(receiver);
     let verified = run_shared(&barman, &["verify-backup", "main", "latest"]).success();
     assert!(verified.stdout.contains("backup successfully verified"), "{verified:#?}");
