@@ -24,6 +24,8 @@ struct Plan {
     text: String,
     /// `None` for a text that is no schedule, which has been told.
     schedule: Option<Schedule>,
+    /// When `next` was worked out, by the clock of then.
+    planned: Zoned,
     next: Option<Zoned>,
 }
 
@@ -36,15 +38,21 @@ impl Plan {
                 None
             }
         };
-        let next = schedule.as_ref().and_then(|schedule| schedule.next_after(now));
-        Plan { text: text.to_owned(), schedule, next }
+        let mut plan = Plan { text: text.to_owned(), schedule, planned: now.clone(), next: None };
+        plan.plan_from(now);
+        plan
+    }
+
+    fn plan_from(&mut self, now: &Zoned) {
+        self.planned = now.clone();
+        self.next = self.schedule.as_ref().and_then(|schedule| schedule.next_after(now));
     }
 
     /// Whether it is time; the next time is planned then.
     fn is_due(&mut self, now: &Zoned) -> bool {
         let due = self.next.as_ref().is_some_and(|next| next <= now);
         if due {
-            self.next = self.schedule.as_ref().and_then(|schedule| schedule.next_after(now));
+            self.plan_from(now);
         }
         due
     }
@@ -71,7 +79,11 @@ impl Backups {
         let mut before = std::mem::take(&mut self.plans);
         for (name, text, output) in schedules {
             let same = before.remove(name).filter(|plan| plan.text == text);
-            let plan = same.unwrap_or_else(|| Plan::new(name, text, output, now));
+            let mut plan = same.unwrap_or_else(|| Plan::new(name, text, output, now));
+            // The clock was set back: what was next may be far away.
+            if plan.planned > *now {
+                plan.plan_from(now);
+            }
             self.plans.insert(name.to_owned(), plan);
         }
     }
@@ -162,5 +174,7 @@ mod tests {
         // Another schedule is gone by from when it is read.
         check(&[("23:29:59.2", nightly), ("23:30:00.2", "* * * * * UTC")], "23:30:00.2", false);
         check(&[("23:29:59.2", "tomorrow"), ("23:30:00.2", "tomorrow")], "23:31:00", false);
+        // A clock that was ahead, and was set right.
+        check(&[("23:45:00", nightly), ("20:00:00", nightly)], "23:30:00", true);
     }
 }
