@@ -17,6 +17,7 @@ use super::space::PROBE;
 use super::*;
 
 mod over;
+mod remote;
 
 const SEGMENT: usize = 1 << 20;
 
