@@ -310,6 +310,11 @@ pub fn is_temporary(name: &OsStr) -> bool {
 /// # Errors
 /// When the directory can't be read or a file can't be removed.
 pub fn remove_temporary_files(directory: &Path) -> Result<usize> {
+    remove_temporaries(directory, remove_unsynced)
+}
+
+/// Has `remove` decide about each temporary file in a directory; how many it removed.
+fn remove_temporaries(directory: &Path, remove: impl Fn(&Path) -> Result<bool>) -> Result<usize> {
     let failed = |source| DurableError { step: Step::Remove, path: directory.to_owned(), source };
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -319,7 +324,7 @@ pub fn remove_temporary_files(directory: &Path) -> Result<usize> {
     let mut removed = 0;
     for entry in entries {
         let entry = entry.map_err(failed)?;
-        if is_temporary(&entry.file_name()) && remove_unsynced(&entry.path())? {
+        if is_temporary(&entry.file_name()) && remove(&entry.path())? {
             removed += 1;
         }
     }

@@ -1,12 +1,12 @@
 //! What writers that were killed leave behind where other writers may be at work.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{DurableError, Result, Step, is_temporary, remove_unsynced, step};
+use super::{Result, Step, remove_temporaries, remove_unsynced, step};
 
 /// How long a temporary file must have been left alone: between its creation and its lock, its writer does not have it yet.
 const LEFT_ALONE_MIN: Duration = Duration::from_secs(60);
@@ -17,20 +17,7 @@ const LEFT_ALONE_MIN: Duration = Duration::from_secs(60);
 /// # Errors
 /// When the directory can't be read or a file can't be removed.
 pub fn remove_abandoned_files(directory: &Path) -> Result<usize> {
-    let failed = |source| DurableError { step: Step::Remove, path: directory.to_owned(), source };
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut removed = 0;
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        if is_temporary(&entry.file_name()) && remove_if_abandoned(&entry.path(), LEFT_ALONE_MIN)? {
-            removed += 1;
-        }
-    }
-    Ok(removed)
+    remove_temporaries(directory, |path| remove_if_abandoned(path, LEFT_ALONE_MIN))
 }
 
 fn remove_if_abandoned(path: &Path, left_alone: Duration) -> Result<bool> {
@@ -53,8 +40,9 @@ fn remove_if_abandoned(path: &Path, left_alone: Duration) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::TempFile;
+    use super::super::{TempFile, is_temporary};
     use super::*;
+    use std::fs;
 
     #[test]
     fn what_a_writer_holds_stays_and_what_a_killed_one_left_goes() {
