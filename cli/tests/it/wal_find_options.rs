@@ -18,6 +18,7 @@ const STORY: &[&str] = &[
     "create schema shop",
     "create table shop.orders as select g as id, g as price from generate_series(1, 40) g",
     "create index orders_id on shop.orders (id)",
+    "create index orders_price on shop.orders (id)",
     "create materialized view shop.totals as select sum(price) from shop.orders",
     "create table public.orders as select g as id from generate_series(1, 3) g",
     "delete from shop.orders where id <= 7",
@@ -58,14 +59,28 @@ fn what_is_asked_for_is_found_and_a_terminal_shows_all_of_it() {
     }
     scene.archive();
 
-    // No index, which can be made again, and no column, which leaves no trace among relations.
-    let drops = ["DROP MATERIALIZED VIEW shop.totals", "DROP TABLE shop.orders"];
-    assert_eq!(told(&find(&scene, &["--op", "drop"])), drops);
+    // The table's other index goes with it.
+    let drops = [
+        "DROP INDEX shop.orders_id",
+        "DROP MATERIALIZED VIEW shop.totals",
+        "DROP COLUMN shop.orders",
+        "DROP TABLE shop.orders",
+    ];
+    let dropped = find(&scene, &["--op", "drop"]);
+    assert_eq!(told(&dropped), drops);
+    assert_eq!(dropped[2]["destroyed"][0]["column"], 2);
+    let text = scene.home.run(["wal", "find", "main", "--op", "drop"]).success().stdout;
+    assert!(text.contains("DROP COLUMN 2 of postgres.shop.orders"), "{text}");
     assert_eq!(told(&find(&scene, &["--op", "truncate"])), ["TRUNCATE TABLE public.orders"]);
     // Few rows are told of only when they are asked for.
     assert_eq!(told(&find(&scene, &["--op", "delete"])), [] as [&str; 0]);
     assert_eq!(told(&find(&scene, &["--op", "delete", "--rows", "7"])), ["DELETE 7 of shop.orders"]);
-    let of_table = ["DELETE 7 of shop.orders", "UPDATE 10 of shop.orders", "DROP TABLE shop.orders"];
+    let of_table = [
+        "DELETE 7 of shop.orders",
+        "UPDATE 10 of shop.orders",
+        "DROP COLUMN shop.orders",
+        "DROP TABLE shop.orders",
+    ];
     assert_eq!(told(&find(&scene, &["--table", "shop.orders"])), of_table);
     assert_eq!(told(&find(&scene, &["--table", "postgres.shop.orders", "--op", "update"])), of_table[1..2]);
     assert_eq!(told(&find(&scene, &["--table", "other.orders"])), [] as [&str; 0]);
@@ -90,7 +105,7 @@ fn terminal(scene: &Scene) {
     // The first loss is chosen, and told in full.
     screen.shows("To restore what was there just before:");
     screen.shows("! DROP MATERIALIZED VIEW postgres.shop.totals");
-    screen.press(b"nn");
+    screen.press(b"nnnn");
     screen.shows("of WAL, database postgres");
     screen.press(b"/before\r");
     screen.shows("only: before");

@@ -5,11 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::open::{Counts, Note};
 use super::{Loss, LossKind, Object, TableChange};
 use crate::names::{Catalog, ClassRow, DEFAULT_ENCODING, Name, Names, Row, TRANSIENT_PREFIX, What};
+use crate::rmgr::inval::Invalidation;
 use crate::rmgr::xact::Completion;
 use crate::{Lsn, RelFile};
 
 /// The first OID that is not PostgreSQL's own (`FirstNormalObjectId`).
 const FIRST_USER_OID: u32 = 16384;
+/// The schema of TOAST tables and their indexes (`PG_TOAST_NAMESPACE`).
+const TOAST_SCHEMA: u32 = 99;
+/// How names end, but for a number, of indexes that `REINDEX CONCURRENTLY` puts in each other's place.
+const CONCURRENT_SUFFIXES: [&[u8]; 2] = [b"_ccold", b"_ccnew"];
 
 /// A transaction that ends.
 pub(super) struct Ended<'n> {
@@ -27,6 +32,10 @@ pub(super) struct Ended<'n> {
     rewritten: BTreeSet<(u32, u32)>,
     dropped: Vec<RelFile>,
     dropped_databases: BTreeSet<u32>,
+    /// Relations that others are told to look at anew, by database and OID; where columns are dropped.
+    touched: BTreeSet<(u32, u32)>,
+    /// The hashes of cache entries that others are told to forget; where columns are dropped.
+    forgotten: BTreeSet<u32>,
 }
 
 impl<'n> Ended<'n> {
@@ -42,7 +51,20 @@ impl<'n> Ended<'n> {
             rewritten: BTreeSet::new(),
             dropped: end.dropped.iter().collect(),
             dropped_databases: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
         };
+        if notes.iter().any(|(_, note)| matches!(note, Note::ColumnDropped { .. })) {
+            for message in end.invalidations.iter() {
+                match message {
+                    Invalidation::Relcache { relation, database } => {
+                        ended.touched.insert((database, relation));
+                    }
+                    Invalidation::CatCache { hash, .. } => drop(ended.forgotten.insert(hash)),
+                    _ => {}
+                }
+            }
+        }
         for (_, note) in notes {
             match note {
                 Note::FileMade(file) => drop(ended.made_files.insert(*file)),
@@ -149,12 +171,13 @@ impl<'n> Ended<'n> {
         losses
     }
 
-    /// Relations that are dropped or truncated.
+    /// Relations that are dropped or truncated, or lose a column.
     fn relations(&self) -> Vec<Loss> {
         let mut losses = Vec::new();
         // Relations whose fate is clear, lost or not.
         let mut judged: BTreeSet<(u32, u32)> = BTreeSet::new();
         let mut lost = |kind: LossKind, object: Object| losses.push(Loss { kind, object });
+        let (losing_tables, names_made) = (self.losing_tables(), self.names_made());
         for (&(database, oid), row) in &self.gone {
             judged.insert((database, oid));
             let known = self.names.relation(database, oid);
@@ -163,9 +186,21 @@ impl<'n> Ended<'n> {
                 continue;
             }
             let row = known.unwrap_or(row);
-            if self.is_of_interest(database, row) {
+            // An index that goes with its table, or is made again, is no loss of its own.
+            let is_lost_index = is_users_index(row)
+                && !losing_tables.contains(&database)
+                && !names_made.contains(&(database, row.namespace, &row.name));
+            if is_lost_index || self.is_of_interest(database, row) {
                 lost(LossKind::DropRelation, self.relation(database, row));
             }
+        }
+        for (number, database, oid) in self.columns() {
+            let object = match self.names.relation(database, oid) {
+                Some(row) if self.is_of_interest(database, row) => self.relation(database, row),
+                None if oid >= FIRST_USER_OID => Object { oid: Some(oid), ..self.in_database(database) },
+                _ => continue,
+            };
+            lost(LossKind::DropColumn { number }, object);
         }
         for (&(database, oid), now) in &self.set {
             judged.insert((database, oid));
@@ -204,10 +239,53 @@ impl<'n> Ended<'n> {
                     lost(LossKind::RemoveFile, self.relation(file.database, row));
                 }
                 Some(_) => {}
+                None if self.is_systems(*file) => {}
                 None => lost(LossKind::RemoveFile, self.unknown(*file)),
             }
         }
         losses
+    }
+
+    /// Columns that are dropped of tables that stay and were there before: number, database and table.
+    fn columns(&self) -> BTreeSet<(u16, u32, u32)> {
+        let (mut columns, mut untold) = (BTreeSet::new(), BTreeSet::new());
+        for (_, note) in self.notes {
+            let Note::ColumnDropped { database, column } = *note else { continue };
+            match column.relation {
+                Some(oid) => drop(columns.insert((column.number, database, oid))),
+                None => drop(untold.insert((database, column))),
+            }
+        }
+        for (database, column) in untold {
+            let touched = self.touched.range((database, 0)..=(database, u32::MAX)).map(|(_, oid)| *oid);
+            let tables = touched.filter(|oid| column.is_among(*oid, &self.forgotten));
+            columns.extend(tables.map(|oid| (column.number, database, oid)));
+        }
+        columns.retain(|(_, database, oid)| {
+            let key = (*database, *oid);
+            let is_made_here = self.set.contains_key(&key) && self.names.relation(key.0, key.1).is_none();
+            !self.gone.contains_key(&key) && !is_made_here
+        });
+        columns
+    }
+
+    /// Databases in which a table that can have indexes is dropped, as far as is known: which indexes go with it, the rows
+    /// of `pg_class` don't tell.
+    fn losing_tables(&self) -> BTreeSet<u32> {
+        let has_indexes = |row: &ClassRow| matches!(row.kind, b'r' | b'p' | b'm');
+        let gone = self.gone.iter().map(|((database, _), row)| (*database, *row));
+        let gone = gone.filter(|(database, row)| has_indexes(row) && self.is_of_interest(*database, row));
+        let lost = self.notes.iter().filter_map(|(_, note)| match note {
+            Note::Name(change) if change.what == What::Lost(Catalog::Class) => Some(change.database),
+            _ => None,
+        });
+        gone.map(|(database, _)| database).chain(lost).collect()
+    }
+
+    /// The names that relations have in the end, by database and schema.
+    fn names_made(&self) -> BTreeSet<(u32, u32, &Name)> {
+        let stay = self.set.iter().filter(|(key, _)| !self.gone.contains_key(key));
+        stay.map(|((database, _), row)| (*database, row.namespace, &row.name)).collect()
     }
 
     /// The tables whose rows were changed.
@@ -220,7 +298,7 @@ impl<'n> Ended<'n> {
             let table = match known {
                 Some(row) if !self.is_of_interest(database, row) => continue,
                 Some(row) => self.relation(database, row),
-                None if file.number < FIRST_USER_OID || self.names.catalog_in(*file).is_some() => continue,
+                None if self.is_systems(*file) => continue,
                 None => self.unknown(*file),
             };
             tables.push(TableChange {
@@ -242,6 +320,11 @@ impl<'n> Ended<'n> {
             && row.persistence != b't'
             && row.oid >= FIRST_USER_OID
             && !is_transient
+    }
+
+    /// Whether a file whose relation isn't known is one of PostgreSQL's own.
+    fn is_systems(&self, file: RelFile) -> bool {
+        file.number < FIRST_USER_OID || self.names.catalog_in(file).is_some() || self.names.is_mapped(file)
     }
 
     fn encoding(&self, database: u32) -> i32 {
@@ -276,6 +359,19 @@ impl<'n> Ended<'n> {
     fn unknown(&self, file: RelFile) -> Object {
         Object { file: Some(file), ..self.in_database(file.database) }
     }
+}
+
+/// Whether it is an index that somebody made: not of a TOAST table, nor of a temporary one, nor in place of another for as
+/// long as that is built again.
+fn is_users_index(row: &ClassRow) -> bool {
+    let name = row.name.as_bytes();
+    let digits = name.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let stem = &name[..name.len() - digits];
+    matches!(row.kind, b'i' | b'I')
+        && row.persistence != b't'
+        && row.oid >= FIRST_USER_OID
+        && row.namespace != TOAST_SCHEMA
+        && !CONCURRENT_SUFFIXES.iter().any(|suffix| stem.ends_with(suffix))
 }
 
 /// The OID of the relation that this one, which is there for a moment only, takes on the rows of.

@@ -76,10 +76,17 @@ pub struct Loss {
     pub object: Object,
 }
 
+impl Loss {
+    /// Whether the object is destroyed as a whole, with all its rows.
+    pub const fn is_whole(&self) -> bool {
+        !matches!(self.kind, LossKind::DropColumn { .. })
+    }
+}
+
 /// How something is destroyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LossKind {
-    /// A relation is dropped: a table, view, sequence and so on.
+    /// A relation is dropped: a table, view, sequence and so on; an index where no table goes with it.
     DropRelation,
     /// A schema is dropped.
     DropSchema,
@@ -87,6 +94,11 @@ pub enum LossKind {
     DropDatabase,
     /// A tablespace is dropped.
     DropTablespace,
+    /// A column is dropped; the object is its table.
+    DropColumn {
+        /// Its number (`pg_attribute.attnum`): the name is not in the WAL any more.
+        number: u16,
+    },
     /// A table is emptied by `TRUNCATE`.
     Truncate,
     /// A file is removed, and nothing is known that tells a drop from a rewrite.
@@ -101,6 +113,7 @@ impl LossKind {
             LossKind::DropSchema => "DROP SCHEMA",
             LossKind::DropDatabase => "DROP DATABASE",
             LossKind::DropTablespace => "DROP TABLESPACE",
+            LossKind::DropColumn { .. } => "DROP COLUMN",
             LossKind::Truncate => "TRUNCATE",
             LossKind::RemoveFile => "DROP or rewrite",
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::names::Change;
+use crate::names::{Change, DroppedColumn};
 use crate::{Lsn, RelFile};
 
 /// Most transactions that are followed at once.
@@ -42,6 +42,8 @@ pub(super) enum Note {
     TablespaceRemoved(u32),
     /// A table is truncated, as WAL for logical decoding says.
     Truncated { database: u32, relation: u32 },
+    /// A column is dropped.
+    ColumnDropped { database: u32, column: DroppedColumn },
 }
 
 /// A transaction that goes on.

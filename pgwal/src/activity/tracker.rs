@@ -94,7 +94,11 @@ impl Tracker {
         let file = first.relation;
         let catalog = if first.fork == Fork::MAIN { self.names.catalog_in(file) } else { None };
         let is_multi = (record.rmgr(), operation) == (Rmgr::Heap2, heap::MULTI_INSERT);
-        if catalog.is_some() || is_multi {
+        let is_column = first.fork == Fork::MAIN
+            && self.names.is_attribute(file)
+            && matches!(operation, heap::UPDATE | heap::HOT_UPDATE)
+            && record.rmgr() == Rmgr::Heap;
+        if catalog.is_some() || is_multi || is_column {
             if self.parts.read(record).is_err() {
                 return;
             }
@@ -106,6 +110,12 @@ impl Tracker {
             && let Some(open) = self.open.get(record.header.xid)
         {
             open.count(file, Counts { inserted, updated, deleted });
+        }
+        if is_column
+            && let Some(column) = Names::column_dropped(record, &self.parts)
+            && let Some(open) = self.open.get(record.header.xid)
+        {
+            open.note(record.lsn, Note::ColumnDropped { database: file.database, column });
         }
         if let Some(catalog) = catalog {
             self.change_names(record);

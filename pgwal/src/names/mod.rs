@@ -9,6 +9,7 @@
 //! Not followed: the places of rows while `VACUUM FULL pg_class` moves them. What is known by OID stays known.
 
 mod change;
+mod column;
 mod page;
 mod row;
 
@@ -24,6 +25,7 @@ use crate::{Fork, RelFile, WalVersion};
 pub use change::RowPlace;
 pub(crate) use change::counts;
 use change::{NewData, RowEvent};
+pub(crate) use column::DroppedColumn;
 use page::Hint;
 pub(crate) use row::DEFAULT_ENCODING;
 pub use row::{Catalog, ClassRow, DatabaseRow, Name, NamespaceRow, Row};
@@ -84,6 +86,8 @@ pub struct Names {
     databases: BTreeMap<u32, Arc<Row>>,
     /// Files of catalogues, besides those that they begin with.
     catalog_files: HashMap<(u32, u32), Catalog>,
+    /// The catalogues, by OID, whose files by database are in a map, or once were.
+    mapped: HashMap<(u32, u32), u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -109,6 +113,9 @@ impl Names {
     /// Takes in a map of catalogue files: the content of `pg_filenode.map`, or that of a record.
     pub fn place_catalogs(&mut self, database: u32, map: &[u8]) {
         for (oid, file) in mapped_files(map) {
+            if self.mapped.len() < MAX_ROWS {
+                self.mapped.insert((database, file), oid);
+            }
             let known = [Catalog::Class, Catalog::Database].into_iter().find(|catalog| catalog.oid() == oid);
             if let Some(catalog) = known {
                 self.place_catalog(database, file, catalog);
@@ -126,6 +133,23 @@ impl Names {
             _ if self.catalog_files.is_empty() => None,
             key => self.catalog_files.get(&key).copied(),
         }
+    }
+
+    /// Whether this is a database's `pg_attribute`.
+    pub(crate) fn is_attribute(&self, file: RelFile) -> bool {
+        file.database != SHARED
+            && (file.number == column::ATTRIBUTE
+                || self.mapped.get(&(file.database, file.number)) == Some(&column::ATTRIBUTE))
+    }
+
+    /// Whether a file is, or once was, that of a catalogue in a map of files.
+    pub(crate) fn is_mapped(&self, file: RelFile) -> bool {
+        self.mapped.contains_key(&(file.database, file.number))
+    }
+
+    /// The column that an update of `pg_attribute` drops, if it drops one.
+    pub(crate) fn column_dropped(record: &Record<'_>, parts: &Parts) -> Option<DroppedColumn> {
+        DroppedColumn::read(record, parts)
     }
 
     /// Takes in a committed row that was read from this place.
@@ -287,6 +311,9 @@ impl Names {
             .map(|((_, file), catalog)| ((to, *file), *catalog))
             .collect();
         self.catalog_files.extend(files);
+        let mapped = self.mapped.iter().filter(|((database, _), _)| *database == from);
+        let mapped: Vec<_> = mapped.map(|((_, file), oid)| ((to, *file), *oid)).collect();
+        self.mapped.extend(mapped);
     }
 
     /// The relation with this OID.
@@ -414,6 +441,7 @@ impl Names {
         self.schemas.retain(|(database, _), _| *database != oid);
         self.files.retain(|(database, ..)| *database != oid);
         self.catalog_files.retain(|(database, _), _| *database != oid);
+        self.mapped.retain(|(database, _), _| *database != oid);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pgwal::activity::{Commit, Tracker};
+use pgwal::activity::{Commit, LossKind, Tracker};
 use pgwal::names::Names;
 use pgwal::{Decoder, Keep, SegmentSize};
 use testkit::{Cluster, StopMode};
@@ -41,7 +41,12 @@ fn told(commit: &Commit) -> Vec<String> {
             words @ "DROP DATABASE" => format!("{words} {}", name(&object.database)),
             words @ "DROP SCHEMA" => format!("{words} {}.{}", name(&object.database), name(&object.schema)),
             words => format!(
-                "{words} {} {}.{}.{}",
+                "{words}{} {} {}.{}.{}",
+                if let LossKind::DropColumn { number } = loss.kind {
+                    format!(" {number}")
+                } else {
+                    String::new()
+                },
                 object.kind_words(),
                 name(&object.database),
                 name(&object.schema),
@@ -78,6 +83,14 @@ const STORY: &[(&str, &[&str])] = &[
     ("alter table kept set unlogged; alter table kept set logged", &[]),
     ("vacuum full kept", &[]),
     ("cluster kept using kept_a", &[]),
+    ("reindex index concurrently kept_a", &[]),
+    ("create table wide (a int primary key, b text unique, c int, d int)", &[]),
+    ("create index wide_c on wide (c); create index on wide (d)", &[]),
+    ("alter table wide alter a type bigint", &[]),
+    ("begin; create table brief (a int, b int); alter table brief drop b; drop table brief; commit", &[]),
+    ("begin; drop index wide_c; rollback", &[]),
+    ("create temp table tmp (a int primary key, b int); drop index if exists none; drop table tmp", &[]),
+    ("create table child (a bigint references wide, e int)", &[]),
     ("begin; savepoint s; truncate kept; rollback to s; insert into kept values (51); commit", &[]),
     // These do.
     ("truncate plain", &["TRUNCATE TABLE told.public.plain"]),
@@ -93,6 +106,22 @@ const STORY: &[(&str, &[&str])] = &[
         &["public.kept +0 ~0 -4"],
     ),
     ("drop table late", &["DROP TABLE told.public.late"]),
+    ("drop index wide_c", &["DROP INDEX told.public.wide_c"]),
+    ("begin; drop index wide_d_idx; create index wide_d_idx on wide (d desc); commit", &[]),
+    ("alter table wide drop c", &["DROP COLUMN 3 TABLE told.public.wide"]),
+    // With its index.
+    (
+        "alter table wide drop d",
+        &["DROP COLUMN 4 TABLE told.public.wide", "DROP INDEX told.public.wide_d_idx"],
+    ),
+    (
+        "alter table wide drop constraint wide_b_key, drop b",
+        &["DROP COLUMN 2 TABLE told.public.wide", "DROP INDEX told.public.wide_b_key"],
+    ),
+    ("vacuum full pg_attribute", &[]),
+    ("vacuum full pg_attribute", &[]),
+    ("alter table child drop e", &["DROP COLUMN 2 TABLE told.public.child"]),
+    ("drop table child", &["DROP TABLE told.public.child"]),
     ("drop view seen", &["DROP VIEW told.public.seen"]),
     ("begin; alter table plain rename to brief; drop table brief; commit", &["DROP TABLE told.public.plain"]),
     (

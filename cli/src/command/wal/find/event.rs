@@ -30,6 +30,8 @@ struct Deed {
     words: String,
     /// Rows deleted or updated.
     rows: Option<u64>,
+    /// The number of the column of `object` that is dropped.
+    column: Option<u16>,
     object: Object,
 }
 
@@ -142,7 +144,7 @@ impl<'a> Wanted<'a> {
             .map(Deed::loss)
             .chain(commit.tables.iter().filter(|change| !change.is_new).flat_map(|change| {
                 // Rows of what is dropped or emptied as a whole are not told again.
-                let gone = commit.losses.iter().any(|loss| loss.object == change.table);
+                let gone = commit.losses.iter().any(|loss| loss.is_whole() && loss.object == change.table);
                 if gone { Vec::new() } else { self.rows_of(change) }
             }))
             .filter(|deed| self.args.op.is_empty() || self.args.op.contains(&deed.op))
@@ -162,6 +164,7 @@ impl<'a> Wanted<'a> {
             op,
             words: word.to_owned(),
             rows: Some(rows),
+            column: None,
             object: change.table.clone(),
         };
         let deleted = (change.deleted >= self.rows).then(|| deed(FindOp::Delete, "DELETE", change.deleted));
@@ -179,16 +182,21 @@ impl Deed {
             }
             kind => kind.words().to_owned(),
         };
-        Deed { op, words, rows: None, object: loss.object.clone() }
+        let column = match loss.kind {
+            LossKind::DropColumn { number } => Some(number),
+            _ => None,
+        };
+        Deed { op, words, rows: None, column, object: loss.object.clone() }
     }
 
     fn text(&self) -> String {
-        let rows = match self.rows {
-            Some(1) => "1 row of ".to_owned(),
-            Some(rows) => format!("{rows} rows of "),
-            None => String::new(),
+        let part = match (self.rows, self.column) {
+            (Some(1), _) => "1 row of ".to_owned(),
+            (Some(rows), _) => format!("{rows} rows of "),
+            (None, Some(column)) => format!("{column} of "),
+            (None, None) => String::new(),
         };
-        format!("{} {rows}{}", self.words, shown(&self.object))
+        format!("{} {part}{}", self.words, shown(&self.object))
     }
 
     fn json(&self) -> Value {
@@ -202,6 +210,7 @@ impl Deed {
             },
             "statement": self.words,
             "rows": self.rows,
+            "column": self.column,
             "database": object.database,
             "database_oid": Some(object.database_oid).filter(|oid| *oid != 0),
             "schema": object.schema,

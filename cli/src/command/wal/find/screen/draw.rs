@@ -6,7 +6,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph, Wrap};
 
-use super::model::{Mode, Model, Moment};
+use super::model::{Mode, Model, Moment, Steps};
 
 /// With fewer columns there is no room for transactions and sizes.
 const WIDE_COLUMNS: u16 = 80;
@@ -19,8 +19,10 @@ const PANEL_SHARE: u16 = 9;
 /// Fewer columns or lines can't be drawn on.
 const COLUMNS_MIN: u16 = 20;
 const LINES_MIN: u16 = 4;
+/// Where the command is among the lines of a moment in full.
+const COMMAND_LINE: usize = 1;
 
-const HELP: [&str; 10] = [
+const HELP: [&str; 11] = [
     "Up Down j k     the moment before, after",
     "PgUp PgDn       a page; also Ctrl-B, Ctrl-F, space",
     "Home End g G    the first, the last",
@@ -29,7 +31,8 @@ const HELP: [&str; 10] = [
     "/ text Enter    only what has all these words: a table,",
     "                DROP, a time, a transaction",
     "Esc             all again",
-    "Enter           how to restore to just before; p prints it and quits",
+    "Enter           how to restore to just before; p prints it and quits,",
+    "                the keys of the first three lines scroll, n N go on",
     "q               quit",
 ];
 
@@ -58,15 +61,19 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &mut Model) {
     frame.render_widget(Paragraph::new(lines), list);
     if panel > 0 {
         let block = Block::bordered();
-        frame.render_widget(in_full(model).block(block), detail);
+        frame.render_widget(in_full(model, 0).block(block), detail);
     }
     frame.render_widget(Paragraph::new(footing(model)), foot);
     match model.mode {
         Mode::Detail => {
             let place = inset(area);
             frame.render_widget(Clear, place);
-            let block = Block::bordered().title(" p prints the command and quits, Enter goes back ");
-            frame.render_widget(in_full(model).block(block), place);
+            let lines = model.chosen().map_or_else(Vec::new, Moment::in_full);
+            let block = Block::bordered()
+                .title(" p prints the command and quits, Enter goes back ")
+                .title_bottom(format!(" Down, PgDn: from line {} of {} ", model.scroll + 1, lines.len()));
+            model.steps = steps(&lines, model.scroll, block.inner(place));
+            frame.render_widget(in_full(model, model.scroll).block(block), place);
         }
         Mode::Help => {
             let place = inset(area);
@@ -121,13 +128,38 @@ fn line(moment: &Moment, width: u16) -> Line<'static> {
     Line::from(spans)
 }
 
-fn in_full(model: &Model) -> Paragraph<'static> {
-    let lines = model.chosen().map_or_else(Vec::new, |moment| {
-        let (way, command, details) = moment.details();
-        let first = [Line::from(way), Line::from(command).style(Modifier::BOLD), Line::default()];
-        first.into_iter().chain(details.into_iter().map(Line::from)).collect()
+/// How far the keys scroll in this window, so that no line is passed over.
+fn steps(lines: &[String], scroll: usize, window: Rect) -> Steps {
+    let width = usize::from(window.width).max(1);
+    // Two rows that a line is wrapped into hold more than one's width together.
+    let rows = |line: &String| match Line::from(line.as_str()).width() {
+        wide if wide <= width => 1,
+        wide => 2 * wide.div_ceil(width),
+    };
+    let fitting = |lines: &mut dyn Iterator<Item = &String>| {
+        let mut free = usize::from(window.height);
+        let fits = lines.map(rows).take_while(|rows| {
+            let fits = *rows <= free;
+            free = free.saturating_sub(*rows);
+            fits
+        });
+        fits.count().max(1)
+    };
+    Steps {
+        down: fitting(&mut lines.iter().skip(scroll)),
+        up: fitting(&mut lines.iter().take(scroll).rev()),
+        last: lines.len().saturating_sub(fitting(&mut lines.iter().rev())),
+    }
+}
+
+/// The chosen moment, but for the first lines; the command in bold.
+fn in_full(model: &Model, skipped: usize) -> Paragraph<'static> {
+    let lines = model.chosen().map_or_else(Vec::new, Moment::in_full).into_iter().enumerate().skip(skipped);
+    let lines = lines.map(|(number, line)| {
+        let style = if number == COMMAND_LINE { Modifier::BOLD } else { Modifier::empty() };
+        Line::from(line).style(style)
     });
-    Paragraph::new(lines).wrap(Wrap { trim: false })
+    Paragraph::new(lines.collect::<Vec<_>>()).wrap(Wrap { trim: false })
 }
 
 /// Most of the screen.

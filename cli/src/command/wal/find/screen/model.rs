@@ -49,8 +49,9 @@ impl Moment {
         }
     }
 
-    /// What leads back, how, and all there is to tell: in this order, because that may be more than there is room for.
-    pub(super) fn details(&self) -> (&'static str, String, Vec<String>) {
+    /// What leads back, how, and behind an empty line all there is to tell: in this order, because that may be more than
+    /// there is room for.
+    pub(super) fn in_full(&self) -> Vec<String> {
         let (lines, way) = match self {
             Moment::Commit(event) => (event.details(), "To restore what was there just before:"),
             Moment::Point(point) => {
@@ -58,7 +59,8 @@ impl Moment {
                 (vec![point.summary(), at], "To restore to it:")
             }
         };
-        (way, self.command(), lines)
+        let head = [way.to_owned(), self.command(), String::new()];
+        head.into_iter().chain(lines).collect()
     }
 
     /// How to go back there.
@@ -97,6 +99,14 @@ pub(super) enum Flow {
     Pick(String),
 }
 
+/// How many lines a page is, down and up, and the first line of the last page.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Steps {
+    pub(super) down: usize,
+    pub(super) up: usize,
+    pub(super) last: usize,
+}
+
 /// All that is shown.
 pub(super) struct Model {
     pub(super) title: String,
@@ -111,6 +121,10 @@ pub(super) struct Model {
     pub(super) top: usize,
     /// How many lines the list has on the screen; the drawing knows.
     pub(super) rows: usize,
+    /// How many lines of a moment in full are above its window.
+    pub(super) scroll: usize,
+    /// How far it scrolls; the drawing knows.
+    pub(super) steps: Steps,
     moments: Vec<Moment>,
     /// The places of those that pass the filter.
     shown: Vec<usize>,
@@ -132,6 +146,8 @@ impl Model {
             message: None,
             top: 0,
             rows: 1,
+            scroll: 0,
+            steps: Steps::default(),
             moments,
             shown,
             at,
@@ -162,8 +178,8 @@ impl Model {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
                 KeyCode::Char('c') => Flow::Quit,
-                KeyCode::Char('f') => self.turn(KeyCode::PageDown),
-                KeyCode::Char('b') => self.turn(KeyCode::PageUp),
+                KeyCode::Char('f') => self.key(KeyCode::PageDown.into()),
+                KeyCode::Char('b') => self.key(KeyCode::PageUp.into()),
                 _ => Flow::On,
             };
         }
@@ -189,7 +205,7 @@ impl Model {
                     self.mode = Mode::List;
                     Flow::On
                 }
-                other => self.turn(other),
+                other => self.scroll(other),
             },
             Mode::Help => {
                 self.mode = Mode::List;
@@ -213,9 +229,32 @@ impl Model {
                 self.only_destructive = false;
                 self.sift();
             }
-            KeyCode::Enter if self.chosen().is_some() => self.mode = Mode::Detail,
+            KeyCode::Enter if self.chosen().is_some() => {
+                self.mode = Mode::Detail;
+                self.scroll = 0;
+            }
             other => return self.turn(other),
         }
+        Flow::On
+    }
+
+    /// Moves within a moment in full, or to another loss.
+    fn scroll(&mut self, code: KeyCode) -> Flow {
+        let Steps { down, up, last } = self.steps;
+        let to = match code {
+            KeyCode::Down | KeyCode::Char('j') => self.scroll + 1,
+            KeyCode::Up | KeyCode::Char('k') => self.scroll.saturating_sub(1),
+            KeyCode::PageDown | KeyCode::Char(' ') => self.scroll + down,
+            KeyCode::PageUp => self.scroll.saturating_sub(up),
+            KeyCode::Home | KeyCode::Char('g') => 0,
+            KeyCode::End | KeyCode::Char('G') => last,
+            KeyCode::Char('n' | 'N') => {
+                self.scroll = 0;
+                return self.turn(code);
+            }
+            _ => self.scroll,
+        };
+        self.scroll = to.min(last);
         Flow::On
     }
 

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use pgwal::activity::{Commit, Loss, LossKind, Object, TableChange};
 use pgwal::{Lsn, PgTimestamp, TimelineId};
 use ratatui::Terminal;
@@ -139,20 +141,66 @@ fn enter_shows_the_restore_options_and_p_prints_them() {
     assert_eq!(model.key(interrupt), Flow::Quit);
 }
 
-#[test]
-fn the_command_is_seen_however_much_was_destroyed() {
+/// One commit that dropped very many tables.
+fn of_many() -> Model {
     let Moment::Commit(one) = commit(30, "orders", true) else { panic!("a commit") };
     let mut told = one.commit().clone();
-    let losses = |number| Loss { kind: LossKind::DropRelation, object: object(&format!("table_{number}")) };
-    told.losses.extend((0..500).map(losses));
+    let losses =
+        |number| Loss { kind: LossKind::DropRelation, object: object(&format!("table_{number}_end")) };
+    told.losses.extend((0..60).map(losses));
     let event = super::super::super::event::tests::event(told, TimelineId::FIRST);
-    let mut model = Model::new("main".to_owned(), vec![Moment::Commit(Box::new(event))], false);
+    Model::new("main".to_owned(), vec![Moment::Commit(Box::new(event)), commit(60, "last", true)], false)
+}
+
+#[test]
+fn the_command_is_seen_however_much_was_destroyed() {
+    let mut model = of_many();
     for (width, height) in [(100, 30), (40, 12)] {
         model.mode = Mode::Detail;
         let shown = screen(&mut model, width, height);
         assert!(shown.contains("--target-lsn 0/1E000000 --exclusive"), "{shown}");
         assert!(shown.contains("--target-tli 1"), "{shown}");
     }
+}
+
+#[test]
+fn all_that_was_destroyed_is_seen_by_scrolling() {
+    for (width, height) in [(100, 30), (40, 12), (40, 4)] {
+        for code in [KeyCode::Down, KeyCode::PageDown] {
+            let mut model = of_many();
+            press(&mut model, KeyCode::Enter);
+            let mut seen = BTreeSet::new();
+            for _ in 0..70 {
+                let shown = screen(&mut model, width, height);
+                seen.extend((0..60).filter(|number| shown.contains(&format!("table_{number}_end"))));
+                press(&mut model, code);
+            }
+            assert_eq!(seen.len(), 60, "{width}x{height} {code:?}");
+        }
+    }
+}
+
+#[test]
+fn scrolling_ends_with_the_last_line_and_begins_anew_for_another_moment() {
+    let mut model = of_many();
+    press(&mut model, KeyCode::Enter);
+    assert!(screen(&mut model, 100, 30).contains("from line 1 of 66"));
+    press(&mut model, KeyCode::End);
+    let end = screen(&mut model, 100, 30);
+    assert!(end.contains("from line 41 of 66") && end.contains("table_59_end"), "{end}");
+    press(&mut model, KeyCode::Down);
+    assert_eq!(screen(&mut model, 100, 30), end);
+    press(&mut model, KeyCode::PageUp);
+    let shown = screen(&mut model, 100, 30);
+    assert!(shown.contains("from line 15 of 66") && !shown.contains("To restore"), "{shown}");
+    press(&mut model, KeyCode::Char('n'));
+    let shown = screen(&mut model, 100, 30);
+    assert!(shown.contains("To restore") && shown.contains("public.last"), "{shown}");
+    // Nothing is chosen, and nothing breaks.
+    let mut empty = Model::new("main".to_owned(), Vec::new(), false);
+    empty.mode = Mode::Detail;
+    press(&mut empty, KeyCode::End);
+    screen(&mut empty, 100, 30);
 }
 
 #[test]
