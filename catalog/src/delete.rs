@@ -1,8 +1,9 @@
 //! Deleting backups, and WAL that no remaining backup needs, so that a crash leaves work to finish and never a lie.
 //!
 //! What may go is decided elsewhere; here it goes. A backup is first marked (`delete_this`) and recorded as failed: from
-//! then on nobody takes its shrinking directory for a backup, and whoever finds the mark later goes on. The mark is the
-//! last thing to be removed.
+//! then on nobody takes its shrinking directory for a backup, and whoever finds the mark later goes on. Barman goes on as
+//! long as there are a record and a directory, be it an empty one; it never does with a record alone. So the record goes
+//! before the directory: after that there is nothing left that Barman sees. The mark is the last thing to be removed.
 
 mod hooks;
 mod measure;
@@ -20,23 +21,33 @@ pub use wal::remove_wal;
 const DELETE_MARK: &str = "delete_this";
 
 impl Catalog {
-    /// Begins the deletion of a backup: after this it will be finished, now or by a later [`cron`](Self::marked).
+    /// Begins the deletion of a backup, or goes on with it: after this it will be finished, now or by a later
+    /// [`cron`](Self::marked).
     ///
     /// # Errors
     /// When storage fails, or there is no such backup.
     pub fn mark_for_deletion(&self, id: BackupId) -> Result<(), CatalogError> {
+        let layout = self.layout();
+        let is_begun =
+            || layout.annotation(id, DELETE_MARK).exists() || layout.old_annotation(id, DELETE_MARK).exists();
         let info = match self.read(id) {
             Ok(info) => Some(info),
             // A damaged record is no reason to keep what it describes.
             Err(CatalogError::Damaged { .. }) => None,
+            // The record had gone when it ended.
+            Err(CatalogError::Unknown { .. }) if is_begun() => None,
             Err(error) => return Err(error),
         };
-        self.write_meta(&self.layout().annotation(id, DELETE_MARK), b"delete")?;
-        if let Some(mut info) = info
-            && info.status != Status::Failed
-        {
-            info.set_failed("deleting the backup", "its files are being removed");
-            self.save(&info)?;
+        self.write_meta(&layout.annotation(id, DELETE_MARK), b"delete")?;
+        if let Some(mut info) = info {
+            let is_failed = info.status == Status::Failed;
+            if !is_failed {
+                info.set_failed("deleting the backup", "its files are being removed");
+            }
+            // One at its old place moves out of the directory that is to be emptied.
+            if !is_failed || !layout.backup_info(id).exists() {
+                self.save(&info)?;
+            }
         }
         Ok(())
     }
@@ -68,29 +79,35 @@ impl Catalog {
     /// # Errors
     /// When storage fails; it can be called again.
     pub fn remove_backup_files(&self, id: BackupId) -> Result<(), CatalogError> {
-        // These say what is being removed; they go with the directory itself, at the end.
-        durable::empty_dir(&self.layout().backup(id), &["backup.info", "annotations"])?;
+        // The directory itself stays, empty: Barman leaves a record without one alone. A record that was kept in it was
+        // copied out when the backup was marked; only what can't be read is still there.
+        let is_copied = self.layout().backup_info(id).exists();
+        let spared: &[&str] = if is_copied { &["annotations"] } else { &["backup.info", "annotations"] };
+        durable::empty_dir(&self.layout().backup(id), spared)?;
         Ok(())
     }
 
-    /// Ends the deletion of a backup whose files are gone: its parent forgets it, then its record and marks go.
+    /// Ends the deletion of a backup whose files are gone: its parent forgets it, then its record, its directory and its
+    /// marks go, in this order.
     ///
     /// # Errors
     /// When storage fails; it can be called again.
     pub fn forget_backup(&self, id: BackupId) -> Result<(), CatalogError> {
-        // The parent is found by its own list too: the record may be damaged or gone already.
+        self.release(id)?;
+        self.forget_verification(id)?;
+        self.forget_drill(id)?;
+        durable::remove(&self.layout().annotation(id, "backup_manifest"))?;
+        // Right before the record, since Barman, when it ends this deletion, wants to take the backup off the list itself;
+        // but not after it, since Barman can't delete a parent that lists what there is not. The parent is found by its
+        // own list too: the record may be damaged or gone already.
         for mut parent in self.backups()?.by_id.into_values() {
             if parent.children_backup_ids.contains(&id) {
                 parent.children_backup_ids.retain(|child| *child != id);
                 self.save(&parent)?;
             }
         }
-        self.release(id)?;
-        self.forget_verification(id)?;
-        self.forget_drill(id)?;
-        durable::remove_dir_all(&self.layout().backup(id))?;
-        durable::remove(&self.layout().annotation(id, "backup_manifest"))?;
         durable::remove(&self.layout().backup_info(id))?;
+        durable::remove_dir_all(&self.layout().backup(id))?;
         self.remove_half_written(id)?;
         durable::remove(&self.layout().annotation(id, DELETE_MARK))?;
         Ok(())
@@ -191,20 +208,37 @@ mod tests {
         remove_wal(layout, &[KEPT.parse().unwrap()], &NoHooks).unwrap();
     }
 
-    #[test]
-    fn a_crash_at_any_step_leaves_a_mark_or_nothing_and_can_be_finished() {
+    /// Deletes the second backup of a home that was prepared, with a crash at each step, and then goes on.
+    fn crash_everywhere(prepare: impl Fn(&Catalog)) {
         let wal: Vec<WalFile> = vec![OLD.parse().unwrap()];
         for crash in 0.. {
             let (home, catalog) = home();
+            prepare(&catalog);
+            let status = catalog.read(id(2)).unwrap().status;
             let faults = Faults::crash_at(home.path(), crash);
             let outcome = delete(&catalog, id(2), &wal);
             let steps = faults.finish().len();
             let layout = catalog.layout();
             let data = exists(&layout.backup_data(id(2)).join("base/1/1259"));
+            let marked = catalog.marked().unwrap();
             match catalog.read(id(2)) {
+                Ok(info) if marked.is_empty() => assert!(data && info.status == status, "step {crash}"),
+                // Between the mark and the new status nothing has gone.
                 Ok(info) if info.status == Status::Done => assert!(data, "a lie at step {crash}"),
-                Ok(info) => assert_eq!(info.status, Status::Failed),
-                Err(_) => assert!(!exists(&layout.backup(id(2))), "step {crash}"),
+                Ok(info) => {
+                    assert_eq!(info.status, Status::Failed);
+                    // Barman goes on with what has a directory that is not without all but a record.
+                    assert!(exists(&layout.backup(id(2))), "Barman leaves it at step {crash}");
+                    let left = names_in(&layout.backup(id(2))).unwrap();
+                    assert_ne!(left, ["backup.info"], "Barman leaves it at step {crash}");
+                }
+                Err(_) => {
+                    let left = names_in(&layout.backup(id(2))).unwrap();
+                    assert!(left.iter().all(|name| name == "annotations"), "{left:?} at step {crash}");
+                    assert_eq!(marked.is_empty(), !exists(&layout.annotation(id(2), DELETE_MARK)));
+                    assert!(!marked.is_empty() || !exists(&layout.backup(id(2))), "step {crash}");
+                    assert_eq!(catalog.read(id(1)).unwrap().children_backup_ids, [], "step {crash}");
+                }
             }
             // The list never names a file that is gone.
             for name in listed(&catalog) {
@@ -216,17 +250,39 @@ mod tests {
                 break;
             }
             outcome.unwrap_err();
-            for marked in catalog.marked().unwrap() {
+            for marked in marked {
                 assert_eq!(marked, id(2));
-                let _ = catalog.mark_for_deletion(marked);
-                catalog.remove_backup_files(marked).unwrap();
-                remove_wal(layout, &wal, &NoHooks).unwrap();
-                catalog.forget_backup(marked).unwrap();
+                delete(&catalog, marked, &wal).unwrap();
                 assert!(!exists(&layout.backup(id(2))));
                 assert_eq!(listed(&catalog), [KEPT]);
                 assert_eq!(catalog.read(id(1)).unwrap().children_backup_ids, []);
+                // But for what was half written of the parent, which goes with the parent.
+                let mut left = names_in(&layout.meta()).unwrap();
+                left.retain(|name| !durable::is_temporary(name.as_ref()));
+                assert_eq!(left, ["20260101T000000-backup.info"]);
             }
             assert_eq!(catalog.marked().unwrap(), []);
+        }
+    }
+
+    #[test]
+    fn a_crash_at_any_step_leaves_what_both_tools_finish_or_nothing_that_barman_sees() {
+        crash_everywhere(|_| ());
+    }
+
+    #[test]
+    fn so_it_does_where_records_and_marks_are_kept_with_the_backup() {
+        for status in [Status::Done, Status::Failed] {
+            crash_everywhere(|catalog| {
+                let layout = catalog.layout();
+                let record = BackupInfo { status, ..catalog.read(id(2)).unwrap() };
+                fs::remove_file(layout.backup_info(id(2))).unwrap();
+                fs::write(layout.old_backup_info(id(2)), backup_info::render(&record).unwrap()).unwrap();
+                if status == Status::Failed {
+                    fs::create_dir_all(layout.backup(id(2)).join("annotations")).unwrap();
+                    fs::write(layout.old_annotation(id(2), DELETE_MARK), "delete").unwrap();
+                }
+            });
         }
     }
 

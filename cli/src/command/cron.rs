@@ -10,6 +10,7 @@ use std::time::Duration;
 use barkeep_catalog::lock::LockError;
 use barkeep_catalog::{ServerLock, Status, Task};
 use barkeep_retention::{Verdict, WalPolicy};
+use barkeep_transport::durable;
 use pgwal::replication::ConnInfo;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -225,6 +226,8 @@ fn finish_deletions(server: &ServerContext) -> Result<(), CommandError> {
     for id in server.catalog().marked()? {
         deletion::finish(server, id)?;
     }
+    // Half-written records and marks of processes that were killed, also of backups that Barman has deleted since.
+    let _ = durable::remove_abandoned_files(&server.layout().meta());
     Ok(())
 }
 

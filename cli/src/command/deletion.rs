@@ -5,7 +5,7 @@ use std::time::Instant;
 use barkeep_catalog::delete::{self, DeletionHooks, DoomedBackup};
 use barkeep_catalog::lock::LockError;
 use barkeep_catalog::xlogdb::WalEntry;
-use barkeep_catalog::{BackupId, BackupInfo, Backups, Keep, ServerLock, Task};
+use barkeep_catalog::{BackupId, BackupInfo, Backups, CatalogError, Keep, ServerLock, Task};
 use pgwal::WalFile;
 
 use crate::context::ServerContext;
@@ -142,8 +142,16 @@ pub(super) fn finish(server: &ServerContext, id: BackupId) -> Result<Outcome, Co
         Err(LockError::Held { .. }) => return Ok(Outcome::Busy),
         Err(error) => return Err(error.into()),
     };
-    server.catalog().remove_backup_files(id)?;
-    server.catalog().forget_backup(id)?;
+    let catalog = server.catalog();
+    match catalog.mark_for_deletion(id) {
+        Ok(()) => {
+            catalog.remove_backup_files(id)?;
+            catalog.forget_backup(id)?;
+        }
+        // Another process has ended it meanwhile.
+        Err(CatalogError::Unknown { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
     lock.remove();
     Ok(Outcome::Deleted)
 }
@@ -185,7 +193,7 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    /// Marks a backup and removes it, its record last.
+    /// Marks a backup and removes it, its mark last.
     fn remove_one(&self, backups: &Backups, id: BackupId) -> Result<(), CommandError> {
         let catalog = self.server.catalog();
         let permit = (self.permit)(id)?;
