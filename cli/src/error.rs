@@ -15,6 +15,9 @@ pub mod exit {
     pub const GET_WAL_INPUT: u8 = 3;
     /// `wal-archive` and `wal-restore`: it failed on this side.
     pub const CLIENT: u8 = 2;
+    /// `wal-restore`: recovery must not take this for the end of WAL. PostgreSQL stops at any code above 125 (see
+    /// `RestoreArchivedFile`); those up to 192 stand for signals in a shell.
+    pub const STOP_RECOVERY: u8 = 200;
     /// `wal-archive`: `ssh` failed.
     pub const CONNECTION: u8 = 3;
 }

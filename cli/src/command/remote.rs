@@ -82,7 +82,7 @@ pub(crate) struct RemoteFailure {
     /// How it ended.
     pub(crate) end: End,
     /// What it said.
-    words: String,
+    pub(crate) words: String,
 }
 
 impl RemoteFailure {

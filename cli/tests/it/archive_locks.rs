@@ -3,10 +3,12 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
-use barkeep_catalog::xlogdb;
+use barkeep_catalog::{ServerLock, Task, xlogdb};
 use testkit::wait_for;
 
-use crate::stored::{archive, deliver, home, layout, listed, segment};
+use crate::put_wal::{put, python, tar_stream};
+use crate::stored::{archive, backup, content, deliver, home, layout, listed, names, segment};
+use crate::support::Run;
 
 /// A script in the home that is executable.
 fn script(home: &crate::support::Home, name: &str, text: &str) -> String {
@@ -85,4 +87,56 @@ fn the_list_can_be_read_while_files_are_compressed() {
     drop(list);
     assert!(archiver.wait().unwrap().success());
     assert_eq!(listed(&home).len(), 8);
+}
+
+/// The archive's lock, which an archiver has from its first file to its last, is in nobody's way but another archiver's.
+#[test]
+fn only_another_archiver_makes_way_for_an_archiver() {
+    testkit::require_barman!();
+    let home = home();
+    for number in 1..=4 {
+        deliver(&home, segment(1, number));
+    }
+    home.run(["archive-wal", "main"]).success();
+    let backups = [1, 2, 3].map(|number| backup(&home, number, segment(1, number.into())).id.to_string());
+    let lock = ServerLock::try_acquire(&layout(&home), Task::ArchiveWal).unwrap();
+    let barman = |arguments: &[&str]| {
+        let program = testkit::programs::barman_bin_dir().unwrap().join("barman");
+        Run::of(std::process::Command::new(program).arg("-c").arg(home.config()).args(arguments))
+    };
+    let barkeep = |arguments: &[&str]| home.run(arguments.iter().copied());
+    let wanted = segment(1, 3).to_string();
+    let ways = |obsolete| {
+        [
+            vec!["get-wal", "main", wanted.as_str(), "-o", home.path().to_str().unwrap()],
+            vec!["list-backups", "main"],
+            vec!["show-backup", "main", "last"],
+            vec!["list-files", "main", "last"],
+            vec!["rebuild-xlogdb", "main"],
+            vec!["delete", "main", obsolete],
+        ]
+    };
+    for words in ways(backups[0].as_str()) {
+        barkeep(&words).success();
+    }
+    for words in ways(&backups[1]) {
+        barman(&words).success();
+    }
+    assert_eq!(archive(&home), [3, 4].map(|number| segment(1, number).to_string()));
+    assert_eq!(listed(&home), archive(&home));
+    // What arrives is acknowledged, and waits.
+    let name = segment(1, 5).to_string();
+    let stream = tar_stream(&home, &python(), &[(&name, content(segment(1, 5)))]);
+    put(&home, &stream).success();
+    let path = home.join(segment(1, 6).to_string());
+    std::fs::write(&path, content(segment(1, 6))).unwrap();
+    home.run(["wal-archive", "--local", "main", path.to_str().unwrap()]).success();
+    assert_eq!(names(home.join("main/incoming")), [5, 6].map(|number| segment(1, number).to_string()));
+    for run in [barkeep(&["archive-wal", "main"]), barman(&["archive-wal", "main"])] {
+        let told = run.success().stdout;
+        assert!(told.contains("already running"), "{told}");
+    }
+    drop(lock);
+    home.run(["archive-wal", "main"]).success();
+    assert_eq!(listed(&home), [3, 4, 5, 6].map(|number| segment(1, number).to_string()));
 }

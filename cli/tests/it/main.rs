@@ -21,6 +21,7 @@ mod configuration_oracle;
 mod cron;
 mod daemon;
 mod damaged_homes;
+mod damaged_wal;
 mod delete;
 mod delta_restore;
 mod differential;

@@ -34,6 +34,11 @@ impl Landing {
         Ok(Landing { file, directory, temporary: Some(temporary) })
     }
 
+    /// What was written so far, to be read from its beginning.
+    pub(super) fn reopen(&self) -> io::Result<File> {
+        File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+
     /// Gives it its name, replacing what has it.
     pub(super) fn land(mut self, destination: &Path) -> io::Result<()> {
         if self.temporary.is_none() {

@@ -1,10 +1,13 @@
 //! `wal-restore`: the `restore_command` of a recovering PostgreSQL server, for a backup home on another host or on this one.
 //!
 //! The first call of a recovery starts a prefetcher in the background, which keeps the next segments ready; the calls
-//! that follow only rename. PostgreSQL takes any failure for the end of the archive, so a backup host that can't be reached is
-//! tried again, and a segment that another cluster wrote is never handed out.
+//! that follow only rename. PostgreSQL takes an ordinary failure for the end of the archive, and so it takes a segment that it
+//! can read in part only: a backup host that can't be reached is tried again, a damaged segment is looked for elsewhere,
+//! and what can't be mended stops recovery instead of ending it.
 
 mod check;
+mod direct;
+mod extent;
 mod landing;
 mod plan;
 mod prefetch;
@@ -14,14 +17,13 @@ mod source;
 mod spool;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use pgwal::WalFile;
 
 use self::check::{Check, Verdict};
-use self::landing::Landing;
 use self::prefetch::Limits;
 use self::recovery::Recovery;
 use self::source::{FetchError, Remote, Source};
@@ -137,7 +139,17 @@ impl Request {
         if outcome.is_err() {
             thread::sleep(self.sleep);
         }
-        outcome
+        outcome.map_err(|error| self.for_postgresql(error))
+    }
+
+    /// PostgreSQL takes an ordinary failure for the end of the archive: a server that is not a standby ends recovery there and
+    /// begins a new timeline, whatever WAL there is beyond. Only that a file is missing may mean this.
+    fn for_postgresql(&self, error: CommandError) -> CommandError {
+        let ends_by_itself = self.recovery.as_ref().is_some_and(|recovery| !recovery.is_standby());
+        if ends_by_itself && error.exit_code() != exit::FAILED {
+            return error.code(exit::STOP_RECOVERY);
+        }
+        error
     }
 
     fn fetch(&self, source: &Source, output: &Output) -> Result<(), CommandError> {
@@ -172,40 +184,6 @@ impl Request {
             }
         }
         outcome.map(|_| ())
-    }
-
-    /// Fetches the file itself: how many bytes it has.
-    fn fetch_directly(&self, source: &Source, output: &Output) -> Result<u64, CommandError> {
-        let directory = self.destination.parent().unwrap_or(Path::new("."));
-        let unwritable = |error: &io::Error| {
-            CommandError::new(format!("cannot write '{}': {error}", self.destination.display()))
-                .code(exit::GET_WAL_INPUT)
-        };
-        let system_id = self.recovery.as_ref().and_then(Recovery::system_id);
-        let fetched = source.fetch(self.file, self.partial, || {
-            Ok(Checked::new(Landing::create(directory)?, self.file, system_id))
-        });
-        let checked = fetched.map_err(|error| match error {
-            FetchError::Sink(error) => unwritable(&error),
-            error => error.into(),
-        })?;
-        let bytes = checked.bytes;
-        let (landing, verdict) = checked.finish();
-        match verdict {
-            Verdict::Sound => {}
-            Verdict::Useless(why) => {
-                return Err(CommandError::new(format!("WAL file '{}' cannot be used: {why}", self.file))
-                    .code(exit::CLIENT)
-                    .hint("is this the right server?"));
-            }
-            // The end of a timeline, or what a crashed server left: PostgreSQL reads as far as it goes.
-            Verdict::Faulty(why) if !self.partial => {
-                output.warning(format!("WAL file '{}' can be read in part only: {why}", self.file));
-            }
-            Verdict::Faulty(_) => {}
-        }
-        landing.land(&self.destination).map_err(|error| unwritable(&error))?;
-        Ok(bytes)
     }
 }
 

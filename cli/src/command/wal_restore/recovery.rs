@@ -38,6 +38,16 @@ impl Recovery {
         same && alive && (is_there("recovery.signal") || is_there("standby.signal"))
     }
 
+    /// Whether the server is a standby: it ends recovery only when it is promoted.
+    pub(super) fn is_standby(&self) -> bool {
+        self.data_directory.join("standby.signal").exists()
+    }
+
+    /// Where the server itself keeps WAL.
+    pub(super) fn wal_directory(&self) -> PathBuf {
+        self.data_directory.join("pg_wal")
+    }
+
     /// The cluster's system identifier: the first field of `pg_control` (`catalog/pg_control.h`), in the machine's byte
     /// order, which for this purpose is little-endian.
     pub(super) fn system_id(&self) -> Option<u64> {
@@ -67,10 +77,11 @@ mod tests {
         assert_eq!(Recovery::of(directory.path()), None);
         fs::write(at("standby.signal"), "").unwrap();
         let recovery = Recovery::of(directory.path()).unwrap();
+        assert!(recovery.is_standby());
         fs::remove_file(at("standby.signal")).unwrap();
         assert!(!recovery.goes_on(), "promoted");
         fs::write(at("recovery.signal"), "").unwrap();
-        assert!(recovery.goes_on());
+        assert!(recovery.goes_on() && !recovery.is_standby());
         fs::write(at("postmaster.pid"), "1\n").unwrap();
         assert!(!recovery.goes_on(), "restarted");
         fs::create_dir(at("global")).unwrap();

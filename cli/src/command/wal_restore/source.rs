@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use barkeep_catalog::Layout;
-use barkeep_catalog::wal::{self, WAL_BYTES_MAX};
+use barkeep_catalog::wal::{self, OpenWal, WAL_BYTES_MAX};
 use barkeep_transport::codec::{Bounded, Compression, MAGIC_BYTES};
 use barkeep_transport::ssh::{End, RemoteCommand, Ssh};
-use pgwal::WalFile;
+use pgwal::{SegmentName, WalFile};
 
 use crate::command::remote::{self, RemoteFailure};
 use crate::error::{CommandError, chain, exit};
@@ -19,6 +20,9 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Pauses before a backup host that could not be reached is tried again. PostgreSQL takes a failure for the end of the
 /// archive, and ends recovery: a short trouble must not look like that.
 const RETRY_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+
+/// How much is read of the names of two segments, in bytes: login scripts may print first.
+const NAMES_BYTES_MAX: u64 = 64 << 10;
 
 /// Where WAL comes from.
 #[derive(Debug, Clone)]
@@ -45,6 +49,8 @@ pub(super) struct Remote {
 pub(super) enum FetchError {
     /// There is none.
     Missing(String),
+    /// It is there, and useless: why.
+    Damaged(String),
     /// It can't be had.
     Failed(CommandError),
     /// The backup host can't be reached.
@@ -57,6 +63,7 @@ impl From<FetchError> for CommandError {
     fn from(error: FetchError) -> Self {
         match error {
             FetchError::Missing(text) => CommandError::new(text).code(exit::FAILED),
+            FetchError::Damaged(text) => CommandError::new(text).code(exit::CLIENT),
             FetchError::Failed(error) => error,
             FetchError::Unreachable(failure) => CommandError::from(failure).code(exit::CLIENT),
             FetchError::Sink(error) => {
@@ -76,6 +83,28 @@ impl Source {
         sink: impl FnMut() -> io::Result<W>,
     ) -> Result<W, FetchError> {
         patiently(sink, |sink| self.try_fetch(file, partial, sink))
+    }
+
+    /// Whether there is a segment `next`, directly after `segment`.
+    pub(super) fn has(&self, segment: SegmentName, next: SegmentName) -> Result<bool, FetchError> {
+        match self {
+            Source::Local(layout) => Ok(wal::exists(layout, WalFile::Segment(next))),
+            Source::Remote(remote) => remote.has(segment, next),
+        }
+    }
+
+    /// Where on this machine the file may be, other than in the archive.
+    pub(super) fn other_paths(&self, file: WalFile) -> Vec<PathBuf> {
+        let Source::Local(layout) = self else { return Vec::new() };
+        let archived = layout.wal(&file);
+        wal::possible_paths(layout, file, false).into_iter().filter(|path| *path != archived).collect()
+    }
+
+    /// Writes a file of this machine, as PostgreSQL wrote it.
+    pub(super) fn fetch_path(path: &Path, sink: &mut dyn Write) -> Result<(), FetchError> {
+        let failed = |error| FetchError::Failed(CommandError::from(error).code(exit::CLIENT));
+        let missing = || FetchError::Missing(format!("'{}' does not exist", path.display()));
+        unpack_open(OpenWal::open(path).map_err(failed)?.ok_or_else(missing)?, sink)
     }
 
     fn try_fetch(&self, file: WalFile, partial: bool, sink: &mut dyn Write) -> Result<(), FetchError> {
@@ -116,10 +145,20 @@ fn fetch_local(
     let open = found.ok_or_else(|| {
         FetchError::Missing(format!("WAL file '{file}' not found in server '{}'", layout.server))
     })?;
+    unpack_open(open, sink)
+}
+
+fn unpack_open(open: OpenWal, sink: &mut dyn Write) -> Result<(), FetchError> {
     let path = open.path.display().to_string();
-    let mut plain = open.plain().map_err(|error| failed(chain(&error)))?;
+    let mut plain =
+        open.plain().map_err(|error| FetchError::Failed(CommandError::from(error).code(exit::CLIENT)))?;
     copy(&mut plain, sink).map_err(|error| match error {
-        CopyError::Source(error) => failed(format!("'{path}' is damaged: {error}")),
+        CopyError::Source(error) if error.raw_os_error().is_none() => {
+            FetchError::Damaged(format!("'{path}' is damaged: {error}"))
+        }
+        CopyError::Source(error) => {
+            FetchError::Failed(CommandError::new(format!("cannot read '{path}': {error}")).code(exit::CLIENT))
+        }
         CopyError::Sink(error) => FetchError::Sink(error),
     })
 }
@@ -147,16 +186,42 @@ impl Remote {
         match remote::succeeded(session.finish().map_err(|error| failed(&error))?) {
             Ok(_) => copied.map(|_| ()).map_err(|error| match error {
                 CopyError::Source(error) | CopyError::Sink(error) => {
-                    failed(&format_args!("WAL file '{file}' arrives damaged: {error}"))
+                    FetchError::Damaged(format!("it arrives damaged: {error}"))
                 }
             }),
             Err(failure) => Err(match failure.end {
-                End::Exit(exit::FAILED) => FetchError::Missing(failure.to_string()),
+                End::Exit(exit::FAILED) if is_about_a_missing_file(&failure) => {
+                    FetchError::Missing(failure.to_string())
+                }
+                End::Exit(exit::FAILED) => FetchError::Damaged(failure.to_string()),
                 End::Connection => FetchError::Unreachable(failure),
                 _ => FetchError::Failed(failure.into()),
             }),
         }
     }
+
+    /// Whether there is a segment `next`, directly after `segment`: both Barman and barkeep list what follows one.
+    fn has(&self, segment: SegmentName, next: SegmentName) -> Result<bool, FetchError> {
+        let failed = |error: &dyn fmt::Display| {
+            FetchError::Failed(CommandError::new(error.to_string()).code(exit::CLIENT))
+        };
+        let command = self.command.clone().arg("--peek").arg("2").arg(&self.server).arg(&segment.to_string());
+        let mut session = self.ssh.start(&command).map_err(|error| failed(&error))?;
+        drop(session.take_stdin());
+        let mut names = String::new();
+        if let Some(stdout) = session.take_stdout() {
+            stdout.take(NAMES_BYTES_MAX).read_to_string(&mut names).map_err(|error| failed(&error))?;
+        }
+        let ended = session.finish().map_err(|error| failed(&error))?;
+        remote::succeeded(ended).map_err(|failure| FetchError::Failed(failure.into()))?;
+        Ok(names.lines().any(|line| line.trim().parse() == Ok(next)))
+    }
+}
+
+/// Whether a far end means that there is no such file: Barman has the same exit code for that, for a file that can't be
+/// decompressed, and for a server that it does not know.
+fn is_about_a_missing_file(failure: &RemoteFailure) -> bool {
+    failure.words.is_empty() || failure.words.contains("not found in server")
 }
 
 pub(super) enum CopyError {
