@@ -167,7 +167,7 @@ fn a_script_that_takes_too_long_is_stopped_with_all_that_it_started() {
     assert!(clock.elapsed() < Duration::from_secs(60));
     assert!(run.stderr.contains("was stopped after 1 seconds (hook_timeout)"), "{run:?}");
     let pid: i32 = std::fs::read_to_string(scene.dir.join("pids")).unwrap().trim().parse().unwrap();
-    wait_for("the script's child to end", 10, || is_gone(pid).then_some(()));
+    wait_for("the script's child to end", 60, || is_gone(pid).then_some(()));
 }
 
 #[test]
@@ -370,7 +370,7 @@ fn scripts_around_deletions_are_told_what_barman_tells_them() {
         let now = second();
         shared.barman.run(&["backup", "main"]);
         // Barman takes no care that two backups of one second have ids of their own.
-        wait_for("the next second", 5, || (second() != now).then_some(()));
+        wait_for("the next second", 60, || (second() != now).then_some(()));
     }
     shared.barman.archive_all("main", &shared.cluster);
     shared.take_told();

@@ -83,7 +83,7 @@ fn receives_creates_its_slot_and_stops_when_asked() {
     let mut receiver = Receiver::streaming(&home, &cluster);
     assert_eq!(cluster.value("select active from pg_replication_slots where slot_name = 'barkeep'"), "t");
     let closed = cluster.switch_wal();
-    wait_for("the closed segment", 10, || home.join("main/streaming").join(&closed).exists().then_some(()));
+    wait_for("the closed segment", 60, || home.join("main/streaming").join(&closed).exists().then_some(()));
 
     // A second one leaves it alone, and that is no failure: cron starts one every minute.
     let second = home.run(["receive-wal", "main"]).success();
@@ -129,7 +129,7 @@ fn slots_are_created_and_dropped_by_hand() {
         let receiver = Receiver::streaming(&home, &cluster);
         run(&home, "--drop-slot").fails_with_one_line(1, &["in use", "barkeep receive-wal --stop main"]);
         drop(receiver);
-        wait_for("the slot to be free", 10, || {
+        wait_for("the slot to be free", 60, || {
             (cluster.value("select active from pg_replication_slots") == "f").then_some(())
         });
         run(&home, "--drop-slot").success();
@@ -179,7 +179,7 @@ fn a_reset_goes_on_after_wal_that_is_gone() {
         .with("main", "archiver", "on");
     let mut receiver = Receiver::streaming(&home, &cluster);
     let first = cluster.switch_wal();
-    wait_for("the first segment", 10, || home.join("main/streaming").join(&first).exists().then_some(()));
+    wait_for("the first segment", 60, || home.join("main/streaming").join(&first).exists().then_some(()));
     assert!(run(&home, "--reset").success().stdout.contains("still running"));
     receiver.kill();
     for _ in 0..4 {
@@ -194,7 +194,7 @@ fn a_reset_goes_on_after_wal_that_is_gone() {
     assert!(run(&home, "--reset").success().stdout.contains("Nothing to do"));
     let _receiver = Receiver::streaming(&home, &cluster);
     let closed = cluster.switch_wal();
-    wait_for("a new segment", 10, || home.join("main/streaming").join(&closed).exists().then_some(()));
+    wait_for("a new segment", 60, || home.join("main/streaming").join(&closed).exists().then_some(()));
     // What was received before is still there for the archive.
     assert!(home.join("main/streaming").join(&first).exists());
 }

@@ -187,7 +187,7 @@ fn starts_in_a_few_milliseconds() {
         "/nonexistent/000000010000000000000001",
     ]));
     run.fails_with_one_line(2, &["cannot archive"]);
-    assert!(begin.elapsed().as_secs() < 5);
+    assert!(begin.elapsed().as_secs() < 20);
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn a_killed_call_loses_nothing() {
             scene.assert_kept(file);
         } else if archived.exists() || server.join("incoming").join(file).exists() {
             // Under its own name, it is whole.
-            testkit::wait_for("the far end to be done", 10, || {
+            testkit::wait_for("the far end to be done", 60, || {
                 let there = archived.exists() || server.join("incoming").join(file).exists();
                 there.then_some(())
             });

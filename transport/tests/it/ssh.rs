@@ -77,7 +77,7 @@ fn the_second_session_goes_through_the_first_ones_connection() {
     assert_eq!(scene.logins(), 1, "{}", scene.sshd.log());
     ssh.close();
     let socket = ssh.control_socket().unwrap();
-    testkit::wait_for("the connection to close", 10, || (!socket.exists()).then_some(()));
+    testkit::wait_for("the connection to close", 60, || (!socket.exists()).then_some(()));
     check_words_arrive(&ssh);
     assert_eq!(scene.logins(), 2, "{}", scene.sshd.log());
     ssh.close();
