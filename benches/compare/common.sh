@@ -127,6 +127,14 @@ $2
 CONF
 }
 
+# From now on the cluster archives its WAL into this home, until $BENCH_DIR/archive is removed.
+archive_into() { # home
+    as_user mkdir -p "$1/main/incoming"
+    printf '#!/bin/sh\ncp "%s/$1" "%s/main/incoming/$2.tmp" && mv "%s/main/incoming/$2.tmp" "%s/main/incoming/$2"\n' \
+        "$data" "$1" "$1" "$1" >"$BENCH_DIR/archive.new"
+    chmod 755 "$BENCH_DIR/archive.new"; mv "$BENCH_DIR/archive.new" "$BENCH_DIR/archive"
+}
+
 # Runs a command and appends "bench tool run seconds user sys rss_kb" to the results.
 measure() { # bench, tool, run, command...
     local bench=$1 tool=$2 run=$3; shift 3

@@ -10,10 +10,7 @@ start_cluster
 : >"$results/drill.tsv"
 write_conf barkeep $'archiver = on'
 home=$BENCH_DIR/home-barkeep
-as_user mkdir -p "$home/main/incoming"
-printf '#!/bin/sh\ncp "%s/$1" "%s/main/incoming/$2.tmp" && mv "%s/main/incoming/$2.tmp" "%s/main/incoming/$2"\n' \
-    "$data" "$home" "$home" "$home" >"$BENCH_DIR/archive.new"
-chmod 755 "$BENCH_DIR/archive.new"; mv "$BENCH_DIR/archive.new" "$BENCH_DIR/archive"
+archive_into "$home"
 as_user "$barkeep" -q -c "$BENCH_DIR/barkeep.conf" backup main --wait --wait-timeout 300
 as_user "$client_bin/pgbench" -h "$BENCH_DIR" -p "$port" -U postgres -n -c 4 -T "$CLIENTS_SECONDS" postgres >/dev/null 2>&1
 last=$(sql -c "select pg_walfile_name(pg_switch_wal())")

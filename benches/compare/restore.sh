@@ -10,10 +10,7 @@ bench=restore; [ "$TABLES" = 0 ] || bench=restore-$TABLES-tables
 # One backup with its WAL, in a home that both tools restore from.
 write_conf barkeep $'archiver = on'
 home=$BENCH_DIR/home-barkeep
-as_user mkdir -p "$home/main/incoming"
-printf '#!/bin/sh\ncp "%s/$1" "%s/main/incoming/$2.tmp" && mv "%s/main/incoming/$2.tmp" "%s/main/incoming/$2"\n' \
-    "$data" "$home" "$home" "$home" >"$BENCH_DIR/archive.new"
-chmod 755 "$BENCH_DIR/archive.new"; mv "$BENCH_DIR/archive.new" "$BENCH_DIR/archive"
+archive_into "$home"
 sql -c checkpoint -c "select pg_switch_wal()" >/dev/null
 as_user "$barkeep" -q -c "$BENCH_DIR/barkeep.conf" backup main --wait --wait-timeout 300
 rm -f "$BENCH_DIR/archive"
