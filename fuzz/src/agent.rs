@@ -2,11 +2,15 @@
 
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use barkeep_transport::agent::{AgentHost, AgentOptions, Confinement, serve};
 use barkeep_transport::host::{
     Access, FileEnd, HashJob, Host, Inspectors, Known, ReadJob, ReadOptions, ReadSink,
 };
+
+/// How long to wait for threads that are about to end.
+const THREAD_END_MAX: Duration = Duration::from_secs(5);
 
 /// Holds what comes to what was asked for.
 struct Strict(Vec<(u64, u64)>);
@@ -75,11 +79,27 @@ fn agent(data: &[u8]) {
     let _ = serve(hello.chain(data), Nowhere, confinement, Inspectors::none());
 }
 
+/// How many threads this process has; `None` where that can't be told.
+fn threads() -> Option<usize> {
+    Some(std::fs::read_dir("/proc/self/task").ok()?.count())
+}
+
+/// Waits until there are no more threads than there were: LeakSanitizer takes for a leak what one frees at its very end, after
+/// all that its scope or channel waits for.
+fn let_threads_end(before: Option<usize>) {
+    let clock = Instant::now();
+    while threads() > before && clock.elapsed() < THREAD_END_MAX {
+        std::thread::yield_now();
+    }
+}
+
 /// The first byte chooses the end.
 pub fn run(data: &[u8]) {
+    let before = threads();
     match data.split_first() {
         Some((0, rest)) => client(rest),
         Some((_, rest)) => agent(rest),
         None => {}
     }
+    let_threads_end(before);
 }

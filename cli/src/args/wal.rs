@@ -8,6 +8,9 @@ use pgwal::{Fork, Lsn, PgTimestamp, RelFile, TimelineId};
 
 use crate::moment::Moment;
 
+/// The characters of a segment's name, with which those of compressed and partial ones begin.
+const SEGMENT_NAME_CHARS: usize = 24;
+
 /// `wal`.
 #[derive(Debug, Args)]
 pub struct WalArgs {
@@ -36,7 +39,7 @@ pub enum WalCommand {
 /// Which WAL.
 #[derive(Debug, Clone, Args)]
 pub struct WalSource {
-    /// WAL files (plain or compressed), directories of them, or - for standard input
+    /// WAL files (plain or compressed), directories of them, - for standard input, or a server's name for its archive
     #[arg(value_name = "PATH", required_unless_present = "server")]
     pub paths: Vec<PathBuf>,
     /// The WAL archive of this server
@@ -193,17 +196,22 @@ pub enum FindOp {
 }
 
 impl WalArgs {
-    /// The server whose archive is meant, if one is: for `find`, also a word that is no path.
+    /// The server whose archive is meant, if one is: that of the option, or a word that is neither a path nor a WAL file's name.
     pub fn server(&self) -> Option<&str> {
         let source = self.command.source();
-        let word = || match (&self.command, source.paths.as_slice()) {
-            (WalCommand::Find(_), [path]) if !path.exists() => {
-                path.to_str().filter(|word| !word.contains('/') && *word != "-")
-            }
+        let word = || match source.paths.as_slice() {
+            [path] if !path.exists() => path.to_str().filter(|word| may_be_a_server(word)),
             _ => None,
         };
         source.server.as_deref().or_else(word)
     }
+}
+
+/// Whether a word is more likely a server's name than a file that is missing.
+fn may_be_a_server(word: &str) -> bool {
+    let is_wal = word.len() >= SEGMENT_NAME_CHARS
+        && word.bytes().take(SEGMENT_NAME_CHARS).all(|byte| byte.is_ascii_hexdigit());
+    !is_wal && !word.contains('/') && word != "-"
 }
 
 impl WalCommand {

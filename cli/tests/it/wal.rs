@@ -185,4 +185,26 @@ fn looks_into_a_servers_archive() {
     let (_, of_files, _) = barkeep(&["wal", "commits"], &wal.paths()[..wal.segments.len() - 1], None);
     assert_eq!(home.run(["wal", "commits", "--server", "main"]).success().stdout, of_files);
     home.run(["wal", "verify", "--server", "other"]).exits_with(1);
+    // As with other commands, the server's name alone will do.
+    for command in ["verify", "stats", "dump", "index", "commits", "find"] {
+        let by_option = home.run(["wal", command, "--server", "main"]).success().stdout;
+        assert_eq!(home.run(["wal", command, "main"]).success().stdout, by_option, "{command}");
+        home.run(["wal", command, "other"]).fails_with_one_line(1, &["no file or directory 'other'"]);
+        home.run(["wal", command, &archive.join("other").to_string_lossy()]).exits_with(1);
+    }
+    let missing = &wal.segments[0].file_name().unwrap().to_string_lossy();
+    home.run(["wal", "verify", missing]).fails_with_one_line(1, &[missing, "No such file"]);
+}
+
+#[test]
+fn a_server_without_wal_is_named() {
+    let home = Home::new().server("main", "host=/nowhere");
+    for command in ["verify", "stats", "dump", "index", "commits", "find"] {
+        for _ in 0..2 {
+            let run = home.run(["wal", command, "main"]);
+            run.fails_with_one_line(1, &["Server 'main' has no WAL", "barkeep check main"]);
+            std::fs::create_dir_all(home.path().join("main/wals")).unwrap();
+        }
+        std::fs::remove_dir_all(home.path().join("main")).unwrap();
+    }
 }

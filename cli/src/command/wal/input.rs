@@ -276,8 +276,12 @@ impl Found {
         let Some(segment_size) =
             self.segment_size.map_or_else(|| self.read_segment_size(), |size| Ok(Some(size)))?
         else {
-            return Err(CommandError::new("There is no WAL to look into")
-                .hint("give WAL files, a directory that holds some, or a server with --server"));
+            return Err(match &source.server {
+                Some(server) => CommandError::new(format!("Server '{server}' has no WAL to look into"))
+                    .hint(format!("see: barkeep check {server}")),
+                None => CommandError::new("There is no WAL to look into")
+                    .hint("give WAL files, a directory that holds some, or a server with --server"),
+            });
         };
         let unused = if may_end { self.leave_out_unused(segment_size) } else { None };
         let only_pipe = matches!(self.files.values().next(), Some(Place::Pipe(_)) if self.files.len() == 1);

@@ -16,7 +16,7 @@ mod verify;
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
-use crate::args::{WalArgs, WalCommand};
+use crate::args::{WalArgs, WalCommand, WalSource};
 use crate::context::{Context, Policy};
 use crate::error::CommandError;
 use crate::output::{Format, Output};
@@ -30,10 +30,16 @@ use stream::Ended;
 /// When the WAL can't be read, or is not sound.
 pub fn run(output: &Output, context: Option<&Context>, args: &WalArgs) -> Result<(), CommandError> {
     let source = args.command.source();
-    let server = match (args.server(), context) {
-        (Some(name), Some(context)) => Some(context.server(name, Policy::Query)?),
-        _ => None,
-    };
+    let server =
+        match (args.server(), context) {
+            (Some(name), Some(context)) => {
+                let server = context.server(name, Policy::Query);
+                Some(server.map_err(|error| {
+                    if source.server.is_some() { error } else { no_such_path(name, &error) }
+                })?)
+            }
+            _ => None,
+        };
     let mut lines = Lines::new(output);
     if let WalCommand::Find(args) = &args.command {
         return match find::run(server.as_ref(), args, &mut lines).and_then(|ended| lines.finish(ended)) {
@@ -41,20 +47,31 @@ pub fn run(output: &Output, context: Option<&Context>, args: &WalArgs) -> Result
             Err(Stop::Failed(error)) => Err(error),
         };
     }
-    let archive: Vec<_> = server.iter().map(|server| server.layout().wals).collect();
-    let input = Input::open(source, &archive, args.command.may_end())?;
+    // One that has nothing yet has no directory either.
+    let archive: Vec<_> =
+        server.iter().map(|server| server.layout().wals).filter(|wals| wals.exists()).collect();
+    let mut source = source.clone();
+    if let (Some(name), None) = (args.server(), &source.server) {
+        source = WalSource { paths: Vec::new(), server: Some(name.to_owned()), ..source };
+    }
+    let input = Input::open(&source, &archive, args.command.may_end())?;
     let done = match &args.command {
         WalCommand::Verify(args) => verify::run(&input, args, &mut lines).map(|()| None),
         WalCommand::Stats(args) => stats::run(&input, args, &mut lines),
         WalCommand::Dump(args) => dump::run(&input, args, &mut lines),
         WalCommand::Index(args) => index::run(&input, args, &mut lines),
-        WalCommand::Commits(source) => commits::run(&input, source, &mut lines),
+        WalCommand::Commits(_) => commits::run(&input, &source, &mut lines),
         WalCommand::Find(_) => Ok(None),
     };
     match done.and_then(|ended| lines.finish(ended)) {
         Err(Stop::Closed) | Ok(()) => Ok(()),
         Err(Stop::Failed(error)) => Err(error),
     }
+}
+
+/// A word that means neither a path nor a server.
+fn no_such_path(word: &str, error: &CommandError) -> CommandError {
+    CommandError::new(format!("There is no file or directory '{word}', nor does it name a server: {error}"))
 }
 
 /// Why a command stops early.

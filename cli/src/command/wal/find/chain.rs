@@ -68,6 +68,7 @@ impl Chain {
         let mut source = args.source.clone();
         // The word that named the server is no path; and names need the WAL before the range.
         (source.paths, source.from) = (Vec::new(), None);
+        source.server = Some(server.name().to_owned());
         let input = Input::open(&source, &directories, true)?;
         let size = input.segment_size;
         let all = input.segments();
