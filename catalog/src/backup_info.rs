@@ -150,6 +150,11 @@ impl BackupInfo {
         self.compression.as_deref().is_some_and(|name| name.ends_with(FILES_SUFFIX))
     }
 
+    /// Whether the backup is stored as tar archives, compressed or not.
+    pub fn is_archived(&self) -> bool {
+        self.compression.is_some() && !self.has_compressed_files()
+    }
+
     /// The record of a backup that is about to start: [`Status::Empty`], nothing else known.
     pub fn new(id: BackupId, server_name: &str) -> Self {
         let server_name = Some(server_name.to_owned());

@@ -5,6 +5,7 @@
 //! identifier. WAL, `postgresql.auto.conf` and the signal files are left out. Unlike it, links are never followed:
 //! tablespaces are looked for where they are said to be, and anything that is neither file nor directory is a fault.
 
+mod archived;
 mod fault;
 mod listed;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use crate::copy::Kind;
 use crate::manifest::{ChecksumAlgorithm, MANIFEST_FILE, ManifestError, ManifestFacts};
 use crate::scan::{BackupTrees, Found, HashJob, Hashed, ScanObserver, Trees};
 
+pub use archived::{BackupArchives, verify_archives};
 pub use fault::{Fault, FaultKind, Faults, MAX_FAULTS};
 use listed::Listed;
 
@@ -204,10 +206,13 @@ fn check_control(trees: &Trees, manifest: &ManifestFacts, known: Option<u64>, fa
     };
     // A control file that is missing or short has been told of already, if it is listed.
     let Ok(found) = read() else { return };
-    for expected in [manifest.system_identifier, known].into_iter().flatten() {
-        if expected != found {
-            faults.add(Fault::new(PG_CONTROL, FaultKind::SystemId { found, expected }));
-            return;
-        }
+    if let Some(fault) = wrong_system(found, manifest, known) {
+        faults.add(fault);
     }
+}
+
+fn wrong_system(found: u64, manifest: &ManifestFacts, known: Option<u64>) -> Option<Fault> {
+    let mut expected = [manifest.system_identifier, known].into_iter().flatten();
+    let expected = expected.find(|expected| *expected != found)?;
+    Some(Fault::new(PG_CONTROL, FaultKind::SystemId { found, expected }))
 }

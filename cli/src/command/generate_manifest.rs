@@ -17,7 +17,7 @@ use crate::output::text;
 pub fn run(context: &mut Context, args: &GenerateManifestArgs) -> Result<(), CommandError> {
     let server = context.server(&args.server, Policy::Stored)?;
     let info = stored_backup::find(&server, &args.backup)?;
-    stored_backup::check_readable(&info, server.name(), "given a manifest")?;
+    stored_backup::check_plain(&info, server.name(), "given a manifest")?;
     let layout = server.layout();
     let lock = ServerLock::try_acquire(&layout, Task::OneBackup(info.id));
     let _lock = lock.map_err(|error| {

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use barkeep_catalog::lock::SharedLock;
 use barkeep_catalog::{BackupId, BackupInfo, Layout, LockError, ServerLock, Task};
+use pgbase::verify::BackupArchives;
 use pgbase::{BackupTrees, ScanObserver};
 
+use super::restore::choose::archive;
 use crate::config::{ServerConfig, Source};
 use crate::context::ServerContext;
 use crate::error::CommandError;
@@ -27,16 +29,22 @@ pub(super) fn find(server: &ServerContext, text: &str) -> Result<BackupInfo, Com
     Ok(backups.get(id).cloned().map_or_else(|| catalog.read(id), Ok)?)
 }
 
-/// Refuses a backup whose files can't be looked at one by one.
+/// Refuses a backup whose files can't be looked at, one by one or in archives.
 pub(super) fn check_readable(info: &BackupInfo, server: &str, what: &str) -> Result<(), CommandError> {
     check_usable(info, server, what)?;
-    let id = info.id;
-    let kind = match special_kind(info) {
-        Some(kind) => kind,
-        None if info.compression.is_some() && !info.has_compressed_files() => "made of tar archives",
-        None => return Ok(()),
-    };
-    Err(CommandError::new(format!("Backup {id} of server '{server}' is {kind} and can't be {what}")))
+    let Some(kind) = special_kind(info) else { return Ok(()) };
+    Err(CommandError::new(format!("Backup {} of server '{server}' is {kind} and can't be {what}", info.id)))
+}
+
+/// Refuses a backup whose files can't be looked at one by one.
+pub(super) fn check_plain(info: &BackupInfo, server: &str, what: &str) -> Result<(), CommandError> {
+    check_readable(info, server, what)?;
+    if info.is_archived() {
+        let id = info.id;
+        let what = format!("Backup {id} of server '{server}' is made of tar archives and can't be {what}");
+        return Err(CommandError::new(what));
+    }
+    Ok(())
 }
 
 /// Refuses a backup that can't be restored.
@@ -82,6 +90,19 @@ pub(super) fn trees(layout: &Layout, info: &BackupInfo) -> BackupTrees {
         data: layout.backup_data(info.id),
         tablespaces: info.tablespaces.iter().map(|tablespace| place(tablespace.oid)).collect(),
         packed: info.has_compressed_files(),
+    }
+}
+
+/// Where the archives of a backup are that is made of such. One that is missing is looked for uncompressed.
+pub(super) fn archives(layout: &Layout, info: &BackupInfo) -> BackupArchives {
+    let directory = layout.backup_data(info.id);
+    let place =
+        |stem: &str| archive(&directory, stem).unwrap_or_else(|| directory.join(format!("{stem}.tar")));
+    let tablespaces = info.tablespaces.iter().map(|tablespace| tablespace.oid);
+    BackupArchives {
+        data: place("base"),
+        tablespaces: tablespaces.map(|oid| (oid, place(&oid.to_string()))).collect(),
+        directory: directory.clone(),
     }
 }
 

@@ -5,7 +5,7 @@ mod wal;
 
 use barkeep_catalog::verification::{Verification, Verified as Verdict};
 use barkeep_catalog::{BackupInfo, Status};
-use pgbase::verify::{Verified, VerifyError, VerifyOptions, verify_backup};
+use pgbase::verify::{Verified, VerifyError, VerifyOptions, verify_archives, verify_backup};
 
 use super::stored_backup::{self, Watcher};
 use crate::args::VerifyBackupArgs;
@@ -49,11 +49,18 @@ pub fn run(context: &mut Context, args: &VerifyBackupArgs) -> Result<(), Command
 
 fn verify_files(server: &ServerContext, info: &BackupInfo, jobs: usize) -> Result<Verified, CommandError> {
     let system_id = info.system_id.as_deref().and_then(|id| id.parse().ok());
-    let trees = stored_backup::trees(&server.layout(), info);
+    let (layout, options) = (server.layout(), VerifyOptions { jobs, system_id });
     let watcher = Watcher::new(&server.output, "Verifying");
-    verify_backup(&trees, VerifyOptions { jobs, system_id }, &watcher).map_err(|error| {
+    let verified = match info.is_archived() {
+        true => verify_archives(&stored_backup::archives(&layout, info), options, &watcher),
+        false => verify_backup(&stored_backup::trees(&layout, info), options, &watcher),
+    };
+    verified.map_err(|error| {
         let text = CommandError::new(format!("Backup {} can't be verified: {}", info.id, chain(&error)));
         match error {
+            VerifyError::NoManifest { .. } if info.is_archived() => {
+                text.hint("without a manifest nothing is known of the files")
+            }
             VerifyError::NoManifest { .. } => text.hint(format!(
                 "make one, of the files as they are now, with: barkeep generate-manifest {} {}",
                 server.name(),

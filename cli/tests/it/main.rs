@@ -37,6 +37,7 @@ mod hostile_backup;
 mod indexing;
 mod init;
 mod inspection;
+mod killed_copies;
 mod killed_steps;
 mod notify;
 mod notify_tls;

@@ -135,3 +135,49 @@ fn damaged_archives_fail_and_leave_nothing() {
     packed.restore(&destination, &spaces, &[]).exits_with(1);
     assert_eq!(fs::read_dir(&destination).unwrap().count(), 0);
 }
+
+/// `verify-backup` of archives, and what `pg_verifybackup` says where it reads such: they agree.
+fn verifies(major: u32, options: &str, archive: &str) {
+    let packed = Packed::new(major, options);
+    let check = |sound: bool, told: &str| {
+        let run = packed.run(&["verify-backup", "main", "latest"]).exits_with(i32::from(!sound));
+        assert!(run.stderr.contains(told), "{run:#?}");
+        if let Some(tool) = testkit::client_tool("pg_verifybackup", 18).filter(|_| major == 18) {
+            let mut command = Command::new(tool);
+            let output =
+                command.args(["--format=tar", "--no-parse-wal"]).arg(packed.data()).output().unwrap();
+            assert_eq!(output.status.success(), sound, "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    };
+    check(true, "");
+    let archive = packed.data().join(archive);
+    let whole = fs::read(&archive).unwrap();
+    // A plain archive shows which file is damaged.
+    if let Some(header) = whole.windows(12).position(|name| name == b"global/1262\0") {
+        let mut flipped = whole.clone();
+        flipped[header + 512 + 100] ^= 1;
+        fs::write(&archive, flipped).unwrap();
+        check(false, "checksum mismatch for file \"global/1262\"");
+    }
+    fs::write(&archive, &whole[..whole.len() / 2]).unwrap();
+    check(false, "can't be read");
+    fs::remove_file(&archive).unwrap();
+    check(false, "can't be read");
+    fs::write(&archive, &whole).unwrap();
+    check(true, "");
+    let manifest = packed.data().join("backup_manifest");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replacen("base/1/1255", "base/1/9999", 1)).unwrap();
+    packed.run(&["verify-backup", "main", "latest"]).exits_with(1);
+    fs::remove_file(&manifest).unwrap();
+    let run = packed.run(&["verify-backup", "main", "latest"]).exits_with(1);
+    assert!(run.stderr.contains("no backup manifest"), "{run:#?}");
+}
+
+#[test]
+fn verifies_archives_as_postgresql_does() {
+    testkit::require_pg!(15, 18);
+    testkit::require_barman!();
+    verifies(18, "backup_compression = none", "base.tar");
+    verifies(15, "backup_compression = gzip", "base.tar.gz");
+}

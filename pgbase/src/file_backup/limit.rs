@@ -96,6 +96,48 @@ mod tests {
         }
     }
 
+    /// Several workers with pieces of their own sizes, each at work for `work` times what its piece costs: how long all of
+    /// it takes, and how long it should take.
+    fn simulated_together(costs: &[Duration], work: f64, late: Duration) -> (f64, f64) {
+        const PIECES: u32 = 2000;
+        let start = Instant::now();
+        let mut due = None;
+        // When each is at the limit with its next piece, and how many it has moved.
+        let mut workers: Vec<(Instant, u32)> =
+            costs.iter().map(|cost| (start + cost.mul_f64(work), 0)).collect();
+        let (mut moved, mut end) = (Duration::ZERO, start);
+        while let Some(next) =
+            (0..workers.len()).filter(|i| workers[*i].1 < PIECES).min_by_key(|i| workers[*i].0)
+        {
+            let (now, cost) = (workers[next].0, costs[next]);
+            let wake = next_due(due, now, cost);
+            due = Some(wake);
+            let gone_on = if wake > now { wake + late } else { now };
+            moved += cost;
+            end = end.max(gone_on);
+            workers[next] = (gone_on + cost.mul_f64(work), workers[next].1 + 1);
+        }
+        ((end - start).as_secs_f64(), moved.as_secs_f64())
+    }
+
+    #[test]
+    fn the_rate_is_true_to_within_five_percent_however_many_share_it() {
+        let us = Duration::from_micros;
+        for costs in
+            [&[us(900); 2][..], &[us(6000); 8], &[us(100), us(125_000)], &[us(300), us(7000), us(2000)]]
+        {
+            for work in [0.0, 0.25, 0.9] {
+                for late in [us(0), us(60), us(2000)] {
+                    let (took, should) = simulated_together(costs, work, late);
+                    assert!(
+                        (took / should - 1.0).abs() < 0.05,
+                        "{costs:?} {work} {late:?}: {took} of {should} s"
+                    );
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_pause_is_not_made_up_for_by_a_burst() {
         let now = Instant::now();

@@ -6,7 +6,7 @@ use crate::manifest::{ChecksumAlgorithm, ManifestError, ManifestFacts, read};
 use crate::scan::is_not_listed;
 
 /// A manifest's files in the order of their paths.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Listed {
     /// For each file its path, directly followed by its checksum.
     texts: Vec<u8>,

@@ -20,7 +20,7 @@ pub(in crate::command) fn facts(catalog: &Catalog, info: &BackupInfo) -> Result<
     let layout = catalog.layout();
     let version = info.version.ok_or_else(|| missing("version"))?;
     let directory = layout.backup_data(info.id);
-    let is_tar = info.compression.is_some() && !info.has_compressed_files();
+    let is_tar = info.is_archived();
     let packed = |stem: &str| archive(&directory, stem).filter(|_| is_tar);
     let tar = packed("base");
     if is_tar && tar.is_none() {
