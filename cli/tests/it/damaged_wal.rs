@@ -164,7 +164,6 @@ fn a_recovery_stops_at_a_damaged_segment_that_barman_hands_out() {
     testkit::require_pg!(15);
     testkit::require_barman!();
     testkit::require_sshd!();
-    check_recovery(15, Some(Far::Barman), "");
     check_recovery(15, Some(Far::Barman), "gzip");
 }
 
