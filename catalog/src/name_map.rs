@@ -145,6 +145,8 @@ impl Catalog {
         let bytes =
             format::to_bytes(map).map_err(|source| CatalogError::Read { path: path.clone(), source })?;
         durable::create_dir_all(&directory)?;
+        // Of whoever was killed at it. That it can't be removed keeps no map from being kept.
+        let _ = durable::remove_abandoned_files(&directory);
         durable::write(&path, &bytes)?;
         self.thin_name_maps()
     }

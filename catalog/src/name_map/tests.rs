@@ -85,3 +85,35 @@ fn of_too_many_those_go_that_are_nearest_to_others() {
     assert!(kept.contains(&(1 << 24)) && kept.contains(&((MAPS_MAX as u64) << 24)));
     assert!(!(kept.contains(&(5 << 24)) && kept.contains(&(5 << 24 | 1))), "one of the two that are close");
 }
+
+#[test]
+fn a_crash_at_any_step_leaves_whole_maps_and_the_next_one_is_kept() {
+    let home = tempfile::tempdir().unwrap();
+    let catalog = catalog(home.path());
+    // The last one is one too many, so that one is removed, too.
+    let lsns: Vec<u64> = (1..=MAPS_MAX as u64 + 1).map(|number| number << 24).collect();
+    let directory = catalog.name_map_directory();
+    for step in 0.. {
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory).unwrap();
+        for lsn in &lsns[..MAPS_MAX] {
+            let name = format!("00000001-{lsn:016X}{SUFFIX}");
+            fs::write(directory.join(name), format::to_bytes(&map(*lsn)).unwrap()).unwrap();
+        }
+        let faults = barkeep_transport::faults::Faults::crash_at(home.path(), step);
+        let outcome = catalog.keep_name_map(&map(lsns[MAPS_MAX]));
+        let is_done = faults.finish().len() <= step;
+        assert_eq!(outcome.is_ok(), is_done, "step {step}: {outcome:?}");
+        let kept = catalog.name_maps().unwrap();
+        assert!((MAPS_MAX..=MAPS_MAX + 1).contains(&kept.len()), "step {step}: {}", kept.len());
+        for kept in &kept {
+            assert_eq!(catalog.name_map(kept).unwrap().map(|map| map.lsn), Some(kept.lsn), "step {step}");
+        }
+        catalog.keep_name_map(&map(lsns[MAPS_MAX])).unwrap();
+        let kept = catalog.name_maps().unwrap();
+        assert_eq!((kept.len(), kept.last().map(|map| map.lsn.as_u64())), (MAPS_MAX, Some(lsns[MAPS_MAX])));
+        if is_done {
+            return;
+        }
+    }
+}

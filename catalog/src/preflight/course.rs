@@ -151,7 +151,7 @@ impl Course<'_> {
                 Scanned::Found(mark) => return Ok(Some(mark)),
                 Scanned::Through => {}
                 Scanned::Ends { at: end, why } => {
-                    self.cut(at, end, why.map(|fault| fault.to_string()));
+                    self.cut(at, end, why);
                     return Ok(None);
                 }
             }

@@ -7,7 +7,7 @@ use pgwal::record::RecordHeader;
 use pgwal::rmgr::xact::{Xact, Xids};
 use pgwal::rmgr::xlog::Xlog;
 use pgwal::rmgr::{Operation, Rmgr};
-use pgwal::{Decoder, Fault, Keep, Lsn, Parts, PgTimestamp, Record, SegmentSize, WalFile};
+use pgwal::{Decoder, Keep, Lsn, Parts, PgTimestamp, Record, SegmentSize, WalFile};
 
 use crate::wal::WalError;
 use crate::wal_map::{Known, WalMap};
@@ -65,7 +65,7 @@ pub(super) enum Scanned<T> {
     /// All of the segment was read.
     Through,
     /// The WAL ends in it: nothing later can be reached.
-    Ends { at: Lsn, why: Option<Fault> },
+    Ends { at: Lsn, why: Option<String> },
 }
 
 /// The segments of a recovery, read by position.
@@ -158,6 +158,11 @@ fn feed<T>(
             Ok(0) => return Ok(Scanned::Through),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // What can't be decompressed is damaged; what can't be read may be fine.
+            Err(error) if error.raw_os_error().is_none() => {
+                let why = Some(format!("it cannot be decompressed: {error}"));
+                return Ok(Scanned::Ends { at: reached, why });
+            }
             Err(error) => return Err(failed(error)),
         };
         let mut input = piece.get(..count).unwrap_or_default();
@@ -170,7 +175,7 @@ fn feed<T>(
                         return Ok(Scanned::Found(found));
                     }
                 }
-                Err(fault) => return Ok(Scanned::Ends { at: reached, why: Some(fault) }),
+                Err(fault) => return Ok(Scanned::Ends { at: reached, why: Some(fault.to_string()) }),
             }
         }
     }

@@ -70,6 +70,7 @@ pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> 
         retry: Retry::NEVER,
     };
     let report = execute(&plan, options, &()).map_err(|error| {
+        supply::look_again(&server.layout(), &error);
         CommandError::new(format!("Backup {} can't be restored: {}", info.id, chain(&error)))
     })?;
     let restore_time = begun.elapsed();

@@ -99,7 +99,10 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<(), CommandError
     let is_typical = remote.is_none() && limit.is_none_or(|limit| limit == 0);
     let is_remote = remote.is_some();
     let done = watch::execute(context, &output, &plan, options, limit, remote)?;
-    let done = done.map_err(|error| refused(&error, &plan, is_remote))?;
+    let done = done.map_err(|error| {
+        let known = supply::look_again(&server.layout(), &error).then(|| server.name());
+        refused(&error, &plan, is_remote, known)
+    })?;
     if is_typical && done.delta.is_none() {
         foresee::learn(&server.catalog(), &info, &plan, &done, started.elapsed());
     }
@@ -278,8 +281,8 @@ fn impossible(error: &PlanError, server: &ServerContext) -> CommandError {
     }
 }
 
-/// A restore that failed on the way.
-fn refused(error: &RestoreError, plan: &RestorePlan, is_remote: bool) -> CommandError {
+/// A restore that failed on the way; over a segment that is damaged, as is known of this server from now on.
+fn refused(error: &RestoreError, plan: &RestorePlan, is_remote: bool, damaged: Option<&str>) -> CommandError {
     let text = CommandError::new(format!("Restore of backup {} failed: {}", plan.backup.id, chain(error)));
     match error {
         RestoreError::NoSpace { .. } => {
@@ -293,10 +296,18 @@ fn refused(error: &RestoreError, plan: &RestorePlan, is_remote: bool) -> Command
         RestoreError::Host(_) => text.hint(
             "look at the destination: what is there can't be started, and is completed by the same with --delta-restore",
         ),
-        _ if if is_remote { plan.delta } else { left_behind(plan) } => text.hint(
-            "the destination can't be started as it is; repeat the restore with --delta-restore to complete it",
-        ),
-        _ => text.hint("nothing of it was left behind"),
+        _ => {
+            let is_left = if is_remote { plan.delta } else { left_behind(plan) };
+            let left =
+                if is_left { "the destination can't be started as it is" } else { "nothing of it was left behind" };
+            text.hint(match damaged {
+                Some(name) => {
+                    format!("{left}; barkeep windows {name} tells what can be restored without this segment")
+                }
+                None if is_left => format!("{left}; repeat the restore with --delta-restore to complete it"),
+                None => left.to_owned(),
+            })
+        }
     }
 }
 

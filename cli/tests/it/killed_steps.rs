@@ -15,7 +15,7 @@ use crate::wal_faults::{archived, nothing_is_half, restore_local};
 /// through; `after` looks at what each has left.
 ///
 /// The command reads `stdin`, if there is one.
-fn killed_at_every(
+pub(crate) fn killed_at_every(
     calls: &[&str],
     stdin: Option<&Path>,
     mut command: impl FnMut() -> Command,

@@ -327,11 +327,6 @@ fn restore(
         bytes: report.bytes.saturating_add(space::wal_bytes(plan)),
         wal_files: report.wal_files,
     });
-    let mut written = 0;
-    if !content.archives.is_empty() {
-        let unpacked = unpack::unpack_all(plan, &content.archives, ground, options, observer)?;
-        (report.files, report.bytes, written) = (unpacked.files, unpacked.bytes, unpacked.bytes);
-    }
     let files = content.take_files();
     let work = workers::Work {
         plan,
@@ -342,7 +337,13 @@ fn restore(
         options,
         observer,
     };
-    written += workers::copy_all(&work, files)?;
+    workers::copy_wal(&work)?;
+    let mut written = 0;
+    if !content.archives.is_empty() {
+        let unpacked = unpack::unpack_all(plan, &content.archives, ground, options, observer)?;
+        (report.files, report.bytes, written) = (unpacked.files, unpacked.bytes, unpacked.bytes);
+    }
+    written += workers::copy_files(&work, files)?;
     report.shared = method.shares_blocks();
     report.delta = delta.map(|delta| DeltaReport { written, ..delta });
 

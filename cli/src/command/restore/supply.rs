@@ -1,14 +1,16 @@
 //! The WAL at hand, and the command by which a restored server fetches more.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use barkeep_catalog::archive::{Indexed, index_archive};
 use barkeep_catalog::{Layout, wal, xlogdb};
 use pgbase::recovery::command_word;
-use pgbase::restore::AvailableWal;
-use pgwal::{History, PgTimestamp, SegmentSize, TimelineId, WalFile};
+use pgbase::restore::{AvailableWal, RestoreError};
+use pgwal::{History, PgTimestamp, SegmentName, SegmentSize, TimelineId, WalFile};
 
 use crate::error::CommandError;
 
@@ -78,6 +80,22 @@ fn history_timeline(file: WalFile) -> Option<TimelineId> {
         WalFile::History(timeline) => Some(timeline),
         _ => None,
     }
+}
+
+/// Looks again at the segment of the archive that a restore failed over, and keeps what is found: `windows`, `check` and the next
+/// restore then know of damage that came after it was archived. Whether there is any.
+pub(in crate::command) fn look_again(layout: &Layout, error: &RestoreError) -> bool {
+    let RestoreError::Copy { from, .. } = error else { return false };
+    let segment = from.file_name().and_then(|name| name.to_str()?.parse::<SegmentName>().ok());
+    let Some(segment) = segment.filter(|segment| layout.wal(&WalFile::Segment(*segment)) == *from) else {
+        return false;
+    };
+    let mut is_damaged = false;
+    // Where it can't be kept, the restore has failed all the same, and says why.
+    let kept = index_archive(layout, &[segment], Some(NonZeroUsize::MIN), |indexed| {
+        is_damaged = matches!(indexed, Indexed::Read(facts) if !facts.soundness.is_fine());
+    });
+    is_damaged && kept.is_ok()
 }
 
 /// When the newest WAL was written, as well as that is known: by the time of the last file of each timeline.

@@ -147,6 +147,7 @@ impl Far<'_> {
             .first()
             .map(|listing| listing.files.iter().map(|file| file.path.clone()).collect())
             .unwrap_or_default();
+        self.send_all_wal(jobs)?;
         let mut written = 0;
         if !content.archives.is_empty() {
             let unpacked = self.unpack_all(&content.archives, jobs)?;
@@ -154,7 +155,7 @@ impl Far<'_> {
             top_names = unpacked.top_names;
         }
         let files = content.take_files();
-        written += self.send_all(&content.sources, files, jobs)?;
+        written += self.send_all_files(&content.sources, files, jobs)?;
         report.delta = delta.map(|delta| super::DeltaReport { written, ..delta });
 
         self.observer.event(RestoreEvent::Phase(Phase::Configuring));

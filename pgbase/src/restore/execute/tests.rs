@@ -255,6 +255,26 @@ fn damaged_wal_fails_the_restore_and_leaves_nothing() {
 }
 
 #[test]
+fn wal_is_placed_and_checked_before_any_file_is_copied() {
+    struct Order<'a>(&'a Stage);
+    impl RestoreObserver for Order<'_> {
+        fn event(&self, event: RestoreEvent) {
+            let is_there = |name: &str| self.0.path("new").join(name).exists();
+            if matches!(event, RestoreEvent::Copied { .. }) && is_there("base/5/112") {
+                for number in [2, 3] {
+                    let placed =
+                        fs::read(self.0.path(&format!("new/pg_wal/00000001000000000000000{number}")));
+                    assert_eq!(placed.unwrap(), segment(number));
+                }
+            }
+        }
+    }
+    let stage = Stage::new();
+    execute(&stage.plan(None), OPTIONS, &Order(&stage)).unwrap();
+    assert_eq!(stage.read("new/base/5/112"), "a relation");
+}
+
+#[test]
 fn a_flipped_bit_in_a_segment_fails_the_restore() {
     for compression in Compression::ALL {
         // In a record's data, in a page's header, in the last record.

@@ -1,4 +1,5 @@
-//! The threads that copy: one queue, largest files first, so that no thread ends with a large file alone.
+//! The threads that copy: WAL, which may turn out to be damaged, before hours are spent on files; of these the largest first,
+//! so that no thread ends with a large file alone.
 
 use std::io;
 use std::path::Path;
@@ -41,21 +42,24 @@ struct Buffers {
     old: Vec<u8>,
 }
 
-/// Copies all files and WAL; the first failure stops everyone. How many bytes were written where there was something.
-pub(super) fn copy_all(work: &Work<'_>, files: Vec<FileJob>) -> Result<u64, RestoreError> {
-    let segment = work.plan.backup.segment_size.bytes();
-    let mut jobs: Vec<Job> = files.into_iter().map(Job::File).collect();
-    jobs.extend((0..work.plan.wal.len()).map(Job::Wal));
-    jobs.sort_by_key(|job| {
-        std::cmp::Reverse(match job {
-            Job::File(file) => file.size,
-            Job::Wal(_) => segment,
-        })
-    });
+/// Copies all WAL; the first failure stops everyone.
+pub(super) fn copy_wal(work: &Work<'_>) -> Result<(), RestoreError> {
+    let jobs: Vec<Job> = (0..work.plan.wal.len()).map(Job::Wal).collect();
+    run(work, &jobs).map(|_| ())
+}
+
+/// Copies all files; the first failure stops everyone. How many bytes were written where there was something.
+pub(super) fn copy_files(work: &Work<'_>, mut files: Vec<FileJob>) -> Result<u64, RestoreError> {
+    files.sort_by_key(|file| std::cmp::Reverse(file.size));
+    let jobs: Vec<Job> = files.into_iter().map(Job::File).collect();
+    run(work, &jobs)
+}
+
+fn run(work: &Work<'_>, jobs: &[Job]) -> Result<u64, RestoreError> {
     let buffer = || if work.ground.is_in_use() { vec![0; PIECE_BYTES] } else { Vec::new() };
     let buffers = || Buffers { new: buffer(), old: buffer() };
     let written = AtomicU64::new(0);
-    pool::run(&jobs, work.options.jobs, buffers, |buffers, job, stop| {
+    pool::run(jobs, work.options.jobs, buffers, |buffers, job, stop| {
         written.fetch_add(work.copy(job, buffers, stop)?, Ordering::Relaxed);
         Ok::<_, RestoreError>(())
     })?;

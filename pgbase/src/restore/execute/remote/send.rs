@@ -30,13 +30,6 @@ const WINDOW_BYTES: u64 = 32 << 20;
 
 const _: () = assert!(WINDOW_BYTES / BLOCK_BYTES as u64 <= HASH_BLOCKS_MAX);
 
-/// Something to send.
-enum Job {
-    Files(Vec<FileJob>),
-    /// By its index in the plan.
-    Wal(usize),
-}
-
 /// A small file, read.
 struct Small<'a> {
     root: Root,
@@ -46,8 +39,14 @@ struct Small<'a> {
 }
 
 impl Far<'_> {
-    /// Sends all files and WAL; how many bytes of files were written.
-    pub(super) fn send_all(
+    /// Sends all WAL: before the files, because it may turn out to be damaged.
+    pub(super) fn send_all_wal(&self, jobs: usize) -> Result<(), RestoreError> {
+        let work: Vec<usize> = (0..self.plan.wal.len()).collect();
+        pool::run(&work, jobs.max(1), || (), |(), index, stop| self.send_wal(*index, stop))
+    }
+
+    /// Sends all files; how many bytes of them were written.
+    pub(super) fn send_all_files(
         &self,
         sources: &[Directory],
         files: Vec<FileJob>,
@@ -56,27 +55,23 @@ impl Far<'_> {
         let (mut large, small): (Vec<FileJob>, Vec<FileJob>) =
             files.into_iter().partition(|file| file.size >= SMALL_BYTES);
         large.sort_by_key(|file| std::cmp::Reverse(file.size));
-        let mut work: Vec<Job> = large.into_iter().map(|file| Job::Files(vec![file])).collect();
-        work.extend((0..self.plan.wal.len()).map(Job::Wal));
+        let mut work: Vec<Vec<FileJob>> = large.into_iter().map(|file| vec![file]).collect();
         let mut batch = Vec::new();
         for file in small {
             batch.push(file);
             if batch.len() >= BATCH_FILES {
-                work.push(Job::Files(std::mem::take(&mut batch)));
+                work.push(std::mem::take(&mut batch));
             }
         }
-        work.push(Job::Files(batch));
+        work.push(batch);
         let written = AtomicU64::new(0);
         pool::run(
             &work,
             jobs.max(1),
             || (),
-            |(), job, stop| match job {
-                Job::Files(files) => {
-                    written.fetch_add(self.send_files(sources, files, stop)?, Ordering::Relaxed);
-                    Ok(())
-                }
-                Job::Wal(index) => self.send_wal(*index, stop),
+            |(), files, stop| {
+                written.fetch_add(self.send_files(sources, files, stop)?, Ordering::Relaxed);
+                Ok::<_, RestoreError>(())
             },
         )?;
         Ok(written.into_inner())
