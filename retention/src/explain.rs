@@ -103,3 +103,13 @@ impl<Id: fmt::Display> fmt::Display for Fate<Id> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_told_as_barman_writes_it() {
+        assert_eq!([Keep::Full, Keep::Standalone].map(|keep| keep.to_string()), ["full", "standalone"]);
+    }
+}

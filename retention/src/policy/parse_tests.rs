@@ -177,3 +177,26 @@ proptest! {
         }
     }
 }
+
+/// What a wrong text is answered with.
+fn suggestion(text: &str) -> Option<String> {
+    text.parse::<Policy>().unwrap_err().suggestion().map(str::to_owned)
+}
+
+#[test]
+fn what_is_too_far_from_a_policy_is_not_guessed() {
+    assert_eq!(suggestion("recovery window of 7 dya").as_deref(), Some("RECOVERY WINDOW OF 7 DAYS"));
+    // Two slips in three letters, and as many as there are letters.
+    assert_eq!(suggestion("recovery window of 7 dxz"), None);
+    assert_eq!(suggestion("recovery window o 7 days"), None);
+    // A number is the beginning of a window only before a unit.
+    let both = "REDUNDANCY 3 AND RECOVERY WINDOW OF 7 DAYS";
+    assert_eq!(suggestion("redundancy 3 and 7 days").as_deref(), Some(both));
+}
+
+#[test]
+fn only_texts_of_a_policys_length_are_guessed_at() {
+    let padded = |length| format!("{:_<length$}", "redundancy_3");
+    assert_eq!(suggestion(&padded(256)).as_deref(), Some("REDUNDANCY 3"));
+    assert_eq!(suggestion(&padded(257)), None);
+}
