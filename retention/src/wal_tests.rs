@@ -214,6 +214,18 @@ fn what_remains_and_is_not_lost_for_good_claims_its_wal() {
 /// Whether each backup claims no WAL but its own under these rules. They have so many days, and a segment each.
 #[track_caller]
 fn check_alone(policy: &str, wal_policy: &str, backups: &[(i64, Stage, Option<Keep>)], alone: &[bool]) {
+    check_alone_with(policy, wal_policy, backups, None, alone);
+}
+
+/// The same, with one that is an increment of the one before it.
+#[track_caller]
+fn check_alone_with(
+    policy: &str,
+    wal_policy: &str,
+    backups: &[(i64, Stage, Option<Keep>)],
+    increment: Option<usize>,
+    alone: &[bool],
+) {
     let now = jiff::Timestamp::constant(1_795_000_000, 0);
     let backups: Vec<Backup<usize>> = backups
         .iter()
@@ -223,7 +235,8 @@ fn check_alone(policy: &str, wal_policy: &str, backups: &[(i64, Stage, Option<Ke
             let end = begin.checked_add(1 << 20).unwrap();
             let ended = now - jiff::SignedDuration::from_hours(24 * days);
             let backup = Backup::done(id, ended).at_stage(*stage).at(tli(1), begin, end);
-            Backup { keep: *keep, ..backup }
+            let parent = id.checked_sub(1).filter(|_| increment == Some(id));
+            Backup { keep: *keep, parent, ..backup }
         })
         .collect();
     let policy = policy.parse().unwrap();
@@ -252,4 +265,20 @@ fn who_claims_its_own_wal_alone() {
     let waiting = (8, Stage::Waiting, None);
     check_alone(all, week, &[done(20), done(10), waiting, done(1)], &[true, false, false, false]);
     check_alone(all, week, &[(20, Stage::Waiting, None), done(10), done(1)], &[false, false, false]);
+}
+
+#[test]
+fn a_window_for_wal_begins_from_what_is_kept_by_itself_but_not_from_its_increments() {
+    let done = |days| (days, Stage::Done, None);
+    let kept = (20, Stage::Done, Some(Keep::Standalone));
+    let (all, week) = ("REDUNDANCY 9", "WINDOW OF 7 DAYS");
+    check_alone(all, week, &[done(30), kept, done(1)], &[true, false, false]);
+    check_alone_with(all, week, &[done(30), kept, done(10), done(1)], Some(2), &[true, false, false, false]);
+    check_alone_with(
+        all,
+        week,
+        &[done(40), done(20), done(10), done(1)],
+        Some(2),
+        &[true, true, false, false],
+    );
 }
