@@ -44,6 +44,11 @@ const SETTINGS_FILE: &str = "postgresql.auto.conf";
 /// # Errors
 /// When the drill could not be carried out, or what was restored is not sound.
 pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> {
+    // PostgreSQL refuses that, but only after everything has been restored.
+    if rustix::process::geteuid().is_root() {
+        return Err(CommandError::new("PostgreSQL does not run as root, and so no drill does")
+            .hint("run it as an ordinary user who may read the backups (barman_user in the configuration)"));
+    }
     let server = context.server(&args.server, Policy::Stored)?;
     let catalog = server.catalog();
     let info = pick(&server, &catalog, &args.backup)?;

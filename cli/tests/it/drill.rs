@@ -255,3 +255,13 @@ fn drills_by_schedule_are_shown_signed_and_never_two_at_once() {
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     drill(&packed, &programs(15), &[]).fails_with_one_line(1, &["Another drill", "is going on"]);
 }
+
+#[test]
+fn root_is_told_that_postgresql_does_not_run_for_it() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    crate::stored::home()
+        .run(["drill", "main"])
+        .fails_with_one_line(1, &["does not run as root", "barman_user"]);
+}

@@ -30,7 +30,8 @@ fn outcome(scene: &Scene, options: &[&str]) -> Option<Outcome> {
     let aims = options.iter().any(|option| {
         option.starts_with("--target") && *option != "--target-tli" && *option != "--target-action"
     });
-    if aims {
+    // A standby has no action: it would wait at the target.
+    if aims && !options.contains(&"--standby-mode") {
         words.extend(["--target-action", "promote"]);
     }
     let run = scene.restore("tried", &words);
@@ -192,6 +193,8 @@ fn every_way(major: u32) {
     reachable(&scene, &["--target-lsn", &position, "--exclusive"]);
     unreachable(&scene, &["--target-lsn", "1/0"], "after_last_commit");
     unreachable(&scene, &["--target-lsn", "0/100"], "before_backup_end");
+    // No standby gets by that.
+    unreachable(&scene, &["--target-lsn", "0/100", "--standby-mode"], "before_backup_end");
     reachable(&scene, &["--target-immediate"]);
     reachable(&scene, &[]);
     for xid in [&first, &second] {

@@ -1,7 +1,7 @@
 //! Pre-flight: which backup, along which timeline, and where recovery will stop. Found in the archive before anything is
 //! copied; what can't lead to the target is refused, with what can.
 
-use barkeep_catalog::preflight::{Preflight, Stop, Unreachable, Verdict};
+use barkeep_catalog::preflight::{Preflight, Stop, Unreachable, Verdict, Why};
 use barkeep_catalog::wal_map::{LoadOptions, Loaded, Start, load};
 use barkeep_catalog::{BackupInfo, Backups, Catalog, Layout};
 use pgbase::restore::{Foreseen, resolve_timeline};
@@ -283,7 +283,9 @@ impl Airfield<'_> {
         refusal.json(&self.server.output);
         // What the end of the WAL needs may still come to where a server fetches it from.
         let may_come = self.target.kind.is_none() && self.args.fetches_wal(&self.server.config);
-        if self.args.force || self.args.standby_mode || may_come {
+        // A standby waits for what it has not got, but no server may stop before its backup is consistent.
+        let waits = self.args.standby_mode && !matches!(no.why, Why::BeforeBackupEnd { .. });
+        if self.args.force || waits || may_come {
             let foreseen = Foreseen::Tried;
             let mut flight = self.flight(candidate.info.clone(), self.target.clone(), foreseen);
             flight.warnings.push(refusal.reason());
