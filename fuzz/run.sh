@@ -33,6 +33,7 @@ if [ -n "$smoke" ]; then
     exec "$CARGO_TARGET_DIR/debug/smoke" "$seconds" fuzz/corpus "$@"
 fi
 
+export LSAN_OPTIONS=${LSAN_OPTIONS:-suppressions=$PWD/fuzz/leaks.txt}
 cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
 targets=("$@")
 [ $# -gt 0 ] || mapfile -t targets < <(cargo +nightly fuzz list | grep -vx smoke)

@@ -85,7 +85,7 @@ fn threads() -> Option<usize> {
 }
 
 /// Waits until there are no more threads than there were: LeakSanitizer takes for a leak what one frees at its very end, after
-/// all that its scope or channel waits for.
+/// all that its scope or channel waits for. That makes it rare, not impossible; `leaks.txt` names the rest.
 fn let_threads_end(before: Option<usize>) {
     let clock = Instant::now();
     while threads() > before && clock.elapsed() < THREAD_END_MAX {
