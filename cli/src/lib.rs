@@ -39,6 +39,7 @@ pub const BARMAN_VERSION: &str = "3.20.1";
 /// Runs the program with this command line, the program's name first, and tells its exit code.
 pub fn run(words: Vec<OsString>) -> ExitCode {
     let program = Program::called(words.first().map(OsString::as_os_str));
+    let restores_wal = words.iter().any(|word| word.as_encoded_bytes().ends_with(b"wal-restore"));
     let cli = match args::parse(words) {
         Ok(cli) => cli,
         Err(error) if error.kind() == clap::error::ErrorKind::DisplayVersion => {
@@ -47,6 +48,9 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         Err(error) => {
             // Help and version come this way too; a closed pipe is no reason to panic.
             let _ = error.print();
+            if restores_wal && error.use_stderr() && command::wal_restore::ends_recovery() {
+                return ExitCode::from(exit::STOP_RECOVERY);
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE));
         }
     };
@@ -70,6 +74,9 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         Command::WalRestore(args) if !args.remote.local => {
             command::wal_restore::run_remote(&output, &global, args)
         }
+        Command::WalRestore(_) => prepare(&global, &command, &output)
+            .map_err(command::wal_restore::stop_recovery)
+            .and_then(|mut context| command::dispatch(&mut context, &command)),
         _ => prepare(&global, &command, &output)
             .and_then(|mut context| command::dispatch(&mut context, &command)),
     };

@@ -189,3 +189,31 @@ fn a_recovery_ends_where_a_crashed_server_ended() {
     assert!(cluster.log().contains("in part only"), "{}", cluster.log());
     cluster.stop(StopMode::Fast);
 }
+
+#[test]
+fn what_goes_wrong_before_the_archive_is_asked_is_not_its_end() {
+    let home = three("");
+    let data = testkit::TestDir::new();
+    fs::write(data.join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
+    let name = segment(1, 9).to_string();
+    let ask = |before: &[&str], after: &[&str]| {
+        let mut command = std::process::Command::new(barkeep());
+        command.current_dir(data.path()).args(before).arg("wal-restore").args(after);
+        Run::of(command.args([name.as_str(), "RECOVERYXLOG"]))
+    };
+    let config = home.config().to_str().unwrap().to_owned();
+    // Of one that recovers, of a standby, and where nothing recovers.
+    for (signal, stops) in [(Some("recovery.signal"), true), (Some("standby.signal"), false), (None, false)] {
+        if let Some(signal) = signal {
+            fs::write(data.join(signal), "").unwrap();
+        }
+        let code = |usual| if stops { 200 } else { usual };
+        ask(&["-c", &config], &["--local", "main"]).exits_with(1);
+        ask(&["-c", &config], &["--local", "nobody"]).exits_with(code(1));
+        ask(&["-c", "/nonexistent/barman.conf"], &["--local", "main"]).exits_with(code(1));
+        ask(&["-c", &config], &["--local", "--no-such-option", "main"]).exits_with(code(2));
+        if let Some(signal) = signal {
+            fs::remove_file(data.join(signal)).unwrap();
+        }
+    }
+}

@@ -44,6 +44,18 @@ const JOBS_MAX: u32 = 32;
 /// # Errors
 /// Exit code 1 when there is no such file, 3 when the name is none or the destination can't be written, else 2.
 pub fn run_remote(output: &Output, global: &GlobalArgs, args: &WalRestoreArgs) -> Result<(), CommandError> {
+    match remote_request(output, global, args).map_err(stop_recovery)? {
+        Some((request, source)) => request.run(&source, output),
+        None => Ok(()),
+    }
+}
+
+/// What is to be fetched from where; nothing, where that was only a test.
+fn remote_request(
+    output: &Output,
+    global: &GlobalArgs,
+    args: &WalRestoreArgs,
+) -> Result<Option<(Request, Source)>, CommandError> {
     let (destination, name, path) = operands(args)?;
     let Destination { host: Some(host), server } = destination else {
         return Err(CommandError::new("a backup host is missing").code(exit::USAGE));
@@ -54,7 +66,7 @@ pub fn run_remote(output: &Output, global: &GlobalArgs, args: &WalRestoreArgs) -
     let as_stored = !args.gzip && !args.bzip2;
     let serving = as_stored.then(|| command.clone().arg("--serve").arg(&server));
     if args.remote.test {
-        return remote::test(&ssh, &command.arg("--test").arg(&server).arg(&name), output);
+        return remote::test(&ssh, &command.arg("--test").arg(&server).arg(&name), output).map(|()| None);
     }
     for (chosen, option) in
         [(args.gzip, "--gzip"), (args.bzip2, "--bzip2"), (args.keep_compression, "--keep-compression")]
@@ -65,7 +77,7 @@ pub fn run_remote(output: &Output, global: &GlobalArgs, args: &WalRestoreArgs) -
     }
     let identity = format!("{ssh}\0{command}\0{server}");
     let source = Source::Remote(Box::new(Remote { ssh, command, server, serving }));
-    Request::new(args, &name, path, &identity)?.run(&source, output)
+    Ok(Some((Request::new(args, &name, path, &identity)?, source)))
 }
 
 /// Fetches a file from this machine's home.
@@ -73,8 +85,8 @@ pub fn run_remote(output: &Output, global: &GlobalArgs, args: &WalRestoreArgs) -
 /// # Errors
 /// As for another host.
 pub fn run_local(context: &mut Context, args: &WalRestoreArgs) -> Result<(), CommandError> {
-    let (destination, name, path) = operands(args)?;
-    let server = context.server(&destination.server, Policy::Stored)?;
+    let (destination, name, path) = operands(args).map_err(stop_recovery)?;
+    let server = context.server(&destination.server, Policy::Stored).map_err(stop_recovery)?;
     if args.remote.test {
         server.output.info(format!("Ready to retrieve WAL files from the server {}", server.name()));
         return Ok(());
@@ -82,7 +94,17 @@ pub fn run_local(context: &mut Context, args: &WalRestoreArgs) -> Result<(), Com
     let layout = server.layout();
     let identity = format!("{}\0{}", layout.backup_directory.display(), layout.server);
     let source = Source::Local(Box::new(layout));
-    Request::new(args, &name, path, &identity)?.run(&source, &server.output)
+    Request::new(args, &name, path, &identity).map_err(stop_recovery)?.run(&source, &server.output)
+}
+
+/// What goes wrong before the archive is asked, a configuration that can't be read above all, is not the archive's end.
+pub(crate) fn stop_recovery(error: CommandError) -> CommandError {
+    if ends_recovery() { error.code(exit::STOP_RECOVERY) } else { error }
+}
+
+/// Whether PostgreSQL would take an ordinary failure of this process for the end of the archive, and open there.
+pub(crate) fn ends_recovery() -> bool {
+    Recovery::here().is_some_and(|recovery| !recovery.is_standby())
 }
 
 fn operands(args: &WalRestoreArgs) -> Result<(Destination, String, PathBuf), CommandError> {
