@@ -47,6 +47,7 @@ mod page;
 mod page_faults;
 mod pitr;
 mod preflight;
+mod preflight_followers;
 mod private;
 mod processes;
 mod put_wal;

@@ -65,7 +65,7 @@ fn fatal(log: &str) -> String {
 }
 
 /// Pre-flight's word on a restore that is only planned.
-fn word(scene: &Scene, options: &[&str]) -> (bool, Value) {
+pub(crate) fn word(scene: &Scene, options: &[&str]) -> (bool, Value) {
     let mut words = options.to_vec();
     words.extend(["--plan", "-f", "json"]);
     let run = scene.restore("tried", &words);
@@ -75,7 +75,7 @@ fn word(scene: &Scene, options: &[&str]) -> (bool, Value) {
 
 /// Asks pre-flight, then PostgreSQL: they have to agree, on the last transaction too. Pre-flight's word.
 #[track_caller]
-fn compare(scene: &Scene, options: &[&str]) -> Value {
+pub(crate) fn compare(scene: &Scene, options: &[&str]) -> Value {
     let (goes, said) = word(scene, options);
     let Some(outcome) = outcome(scene, options) else {
         assert!(!goes, "{options:?}: {said}");
@@ -92,14 +92,14 @@ fn compare(scene: &Scene, options: &[&str]) -> Value {
 }
 
 #[track_caller]
-fn unreachable(scene: &Scene, options: &[&str], why: &str) -> Value {
+pub(crate) fn unreachable(scene: &Scene, options: &[&str], why: &str) -> Value {
     let said = compare(scene, options);
     assert_eq!((&said["reachable"], &said["why"]), (&false.into(), &why.into()), "{options:?}: {said}");
     said
 }
 
 #[track_caller]
-fn reachable(scene: &Scene, options: &[&str]) -> Value {
+pub(crate) fn reachable(scene: &Scene, options: &[&str]) -> Value {
     let said = compare(scene, options);
     assert_eq!(said["reachable"], true, "{options:?}: {said}");
     said
@@ -115,16 +115,16 @@ fn commit(cluster: &Cluster, sql: &str) -> String {
     xid
 }
 
-fn commit_time(cluster: &Cluster, xid: &str) -> String {
+pub(crate) fn commit_time(cluster: &Cluster, xid: &str) -> String {
     cluster.value(&format!("select pg_xact_commit_timestamp('{xid}')::text"))
 }
 
-fn row(cluster: &Cluster, id: u32) -> String {
+pub(crate) fn row(cluster: &Cluster, id: u32) -> String {
     commit(cluster, &format!("insert into log values ({id})"))
 }
 
 /// Lets the receiver and the archive catch up.
-fn settle(scene: &Scene) {
+pub(crate) fn settle(scene: &Scene) {
     scene.archive();
     scene.home.run(["archive-wal", "main"]).success();
 }
@@ -321,6 +321,10 @@ fn during_a_backup(scene: &mut Scene) {
     scene
         .restore("tried", &["--target-name", "twice", "--plan"])
         .fails_with_one_line(1, &["ambiguous", "--target-lsn"]);
+    let (goes, said) = word(scene, &["--target-name", "twice", "--force"]);
+    assert!(goes && said["same_name_later"] == 1, "{said}");
+    let first = outcome(scene, &["--target-name", "twice"]);
+    assert_eq!(first, Some(Outcome::Opened(said["last_commit"]["xid"].as_u64())), "{said}");
     scene.backup_id = older;
 }
 

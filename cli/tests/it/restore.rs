@@ -1,13 +1,11 @@
 //! Restores besides their targets: refusals, interruptions, ways of getting WAL, what the server does at the end.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use testkit::{Cluster, wait_for};
 
 use crate::restore_scene::{Scene, beside, state, timeline};
-use crate::support::{Home, Run, barkeep};
 
 /// What marks a destination as unfinished.
 const MARKER: &str = ".barkeep-restore-incomplete";
@@ -345,28 +343,13 @@ fn a_restored_server_fetches_its_wal_with_get_wal() {
     scene.archive();
     scene.home.run(["archive-wal", "main"]).success();
     let expected = state(&scene.cluster);
-    // From here on everything is done as the user that servers run as: get-wal is run by it.
-    let user = testkit::unprivileged_user();
-    scene.home.set("barman", "barman_user", &user.name);
-    user.take_over(scene.home.path());
-    let destination = scene.destination("new");
-    let mut restore = command_as_servers_user(&scene.home);
-    for space in ["fast", "slow"] {
-        restore.arg("--tablespace").arg(format!("{space}:{}", beside(&destination, space).display()));
-    }
-    restore.args(["--get-wal", "main", "latest"]).arg(&destination);
-    let run = Run::of(&mut restore);
+    scene.home.hand_over();
+    let run = scene.restore("new", &["--get-wal"]);
     assert!(run.stderr.contains("restore_command"), "{run:#?}");
     run.success();
+    let destination = scene.destination("new");
     assert!(!destination.join("barman_wal").exists());
     let restored = Cluster::adopt(15, &destination);
     restored.wait_until_writable();
     assert_eq!(state(&restored), expected);
-}
-
-/// `restore`, by a path of barkeep that the servers' user can run too.
-fn command_as_servers_user(home: &Home) -> Command {
-    let mut command = Command::new(testkit::reachable_binary(Path::new(barkeep())));
-    command.arg("-c").arg(home.config()).arg("restore").stdin(Stdio::null());
-    command
 }

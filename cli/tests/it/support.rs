@@ -14,6 +14,7 @@ use std::process::{Command, Output, Stdio};
 /// ```
 pub(crate) struct Home {
     directory: tempfile::TempDir,
+    program: PathBuf,
     sections: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -30,7 +31,7 @@ impl Home {
     /// A home without servers.
     pub(crate) fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("barkeep-home-").tempdir().unwrap();
-        let mut home = Home { directory, sections: BTreeMap::new() };
+        let mut home = Home { directory, program: PathBuf::from(barkeep()), sections: BTreeMap::new() };
         let path = home.path().to_str().unwrap().to_owned();
         home.set("barman", "barman_home", &path);
         home.set("barman", "barman_user", &current_user());
@@ -72,6 +73,14 @@ impl Home {
         std::fs::write(self.config(), text).unwrap();
     }
 
+    /// Gives the home to the user that servers run as, who does everything on it from here on.
+    pub(crate) fn hand_over(&mut self) {
+        let user = testkit::unprivileged_user();
+        self.set("barman", "barman_user", &user.name);
+        user.take_over(self.path());
+        self.program = testkit::reachable_binary(&self.program);
+    }
+
     /// The home itself.
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
@@ -94,7 +103,7 @@ impl Home {
 
     /// barkeep on this home, to be run or spawned with more arguments.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(barkeep());
+        let mut command = Command::new(&self.program);
         command.env("BARMAN_CONFIG_FILE", self.config()).env_remove("PGPASSWORD").stdin(Stdio::null());
         command
     }
