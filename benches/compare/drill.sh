@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # drill.sh - what a drill takes beside the same by hand: restore, start, replay to the end of the archive, look at every table and
-# index with pg_amcheck, stop; and beside restore and replay alone. By hand, too, the server syncs nothing: it is thrown away.
+# index with pg_amcheck, stop. Then a drill that verifies page checksums instead, beside restore and replay alone. By hand, too, the
+# server syncs nothing: it is thrown away.
 #
 #   CLIENTS_SECONDS   how long pgbench fills the WAL that is replayed   [20]
 : "${SCALE:=20}" "${CLIENTS_SECONDS:=20}"
@@ -31,16 +32,20 @@ target=\$1; check=\$2
 rm -rf "\$target"
 SH
 target=$BENCH_DIR/restored
+drill=("$barkeep" -q -c "$BENCH_DIR/barkeep.conf" drill main latest --target end --pg-bin "$server_bin")
 for run in $(seq "$RUNS"); do
-    for tool in $(rotate "$run" drill by-hand replay-only); do
+    for tool in $(rotate "$run" drill by-hand drill-checksums replay-only); do
         rm -rf "$target"; mkdir "$target"; chown "$bench_user" "$target"; chmod 700 "$target"; sync
         case $tool in
-        drill) measure drill drill "$run" "$barkeep" -q -c "$BENCH_DIR/barkeep.conf" drill main latest --target end --pg-bin "$server_bin" ;;
+        drill) measure drill drill "$run" "${drill[@]}" ;;
+        drill-checksums) measure drill drill-checksums "$run" "${drill[@]}" --check checksums ;;
         by-hand) measure drill by-hand "$run" bash "$by_hand" "$target" yes ;;
         replay-only) measure drill replay-only "$run" bash "$by_hand" "$target" no ;;
         esac
     done
 done
 rm -rf "$target" "$by_hand"
-printf '\n### A drill, beside the same by hand (with pg_amcheck) and beside restore and replay alone\n\n'
+printf '\n### A drill, beside the same by hand (with pg_amcheck)\n\n'
 "$compare_dir/summary.py" "$results/drill.tsv" by-hand
+printf '\n### A drill, with amcheck or with page checksums, beside restore and replay alone\n\n'
+"$compare_dir/summary.py" "$results/drill.tsv" replay-only

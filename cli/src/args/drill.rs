@@ -18,6 +18,9 @@ pub struct DrillArgs {
     /// Where recovery stops
     #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
     pub target: DrillTarget,
+    /// Look at the recovered cluster with amcheck, by page checksums, or both [default: drill_check, or amcheck]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub check: Option<DrillCheck>,
     /// Restore below this directory [default: the server's own, .barkeep/drill]
     #[arg(long, value_name = "DIRECTORY")]
     pub directory: Option<PathBuf>,
@@ -52,4 +55,16 @@ pub enum DrillTarget {
     Random,
     Immediate,
     End,
+}
+
+/// `--check`, and `drill_check` in the configuration: amcheck looks at every B-tree index and, from PostgreSQL 14, every table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(
+    missing_docs,
+    reason = "the names are the documentation, and comments would become a second, longer help"
+)]
+pub enum DrillCheck {
+    Amcheck,
+    Checksums,
+    Both,
 }

@@ -31,7 +31,7 @@ pub use agent::AgentArgs;
 pub use archive::{CheckArchivedWalRangeArgs, CheckWalArchiveArgs, PutWalArgs};
 pub use backup::{BackupArgs, ReuseBackup};
 pub use daemon::DaemonArgs;
-pub use drill::{DrillArgs, DrillTarget};
+pub use drill::{DrillArgs, DrillCheck, DrillTarget};
 pub use inspect::{
     ClientsSource, ClientsTarget, ConfigSwitchArgs, ConfigUpdateArgs, DiagnoseArgs, FilesTarget, InitArgs,
     ListFilesArgs, ReplicationStatusArgs,

@@ -19,6 +19,7 @@ use barkeep_catalog::preflight::Transaction;
 use barkeep_catalog::rates::{Rates, blend};
 use barkeep_catalog::verification::{Verification, Verified};
 use barkeep_catalog::{BackupInfo, Catalog, ServerLock};
+use clap::ValueEnum;
 use pgbase::checksum::{PageGeometry, check_cluster};
 use pgbase::restore::{
     ExecuteOptions, Foreseen, PlanWarning, RestorePlan, RestoreReport, RestoreRequest, Retry, WalSupply,
@@ -29,7 +30,7 @@ use serde_json::json;
 
 use super::restore::{choose, supply};
 use super::{signals, stored_backup};
-use crate::args::{DrillArgs, DrillTarget};
+use crate::args::{DrillArgs, DrillCheck, DrillTarget};
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::{CommandError, chain};
 use crate::output::text;
@@ -54,6 +55,11 @@ pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> 
     let info = pick(&server, &catalog, &args.backup)?;
     let lock = stored_backup::keep_from_deletion(&server, info.id)?;
     let major = info.version.unwrap_or_default() / 10_000;
+    let check = match args.check {
+        Some(check) => check,
+        None => DrillCheck::from_str(server.config.drill_check(), false)
+            .map_err(|_| CommandError::new(format!("drill_check of server '{}' is none", server.name())))?,
+    };
     let programs = server::find_programs(args.pg_bin.as_deref(), &server.config, major)?;
     let _alone = alone(&server)?;
     let scratch = Scratch::create(&server, args.directory.as_deref())?;
@@ -67,8 +73,9 @@ pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> 
     ));
 
     let begun = Instant::now();
+    let jobs = stored_backup::jobs(args.jobs, &server.config);
     let options = ExecuteOptions {
-        jobs: stored_backup::jobs(args.jobs, &server.config),
+        jobs,
         owner: owner_for(scratch.path(), &plan.backup.data).map_err(|error| {
             CommandError::because("the owner of the restored files can't be found out", &error)
         })?,
@@ -84,10 +91,9 @@ pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> 
 
     let begun = Instant::now();
     let running = Server::start(&programs, &scratch)?;
-    let patience = Duration::from_secs(args.timeout.into());
     let outcome = context.runtime()?.block_on(async {
         tokio::select! {
-            outcome = checks::run(&running, args, expected.as_ref(), patience) => outcome,
+            outcome = checks::run(&running, args, check, expected.as_ref()) => outcome,
             signal = signals::stop() => Err(CommandError::new(match signal {
                 Ok(signal) => format!("The drill was {signal}"),
                 Err(error) => format!("signals can't be awaited: {error}"),
@@ -100,8 +106,8 @@ pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> 
         Err(error) if error.is_reported() => return Err(error),
         Err(error) => checks::Found { faults: vec![failure(&error, &log)], ..checks::Found::default() },
     };
-    if found.wants_pages {
-        check_pages(&scratch.data(), &mut found);
+    if let Some(geometry) = found.wants_pages {
+        check_pages(&scratch.data(), geometry, jobs, &mut found);
     }
     // The end was asked for, and what is behind a gap can't be had.
     let gaps = plan.warnings.iter().filter(|warning| matches!(warning, PlanWarning::Gap { .. }));
@@ -232,10 +238,10 @@ fn alone(server: &ServerContext) -> Result<ServerLock, CommandError> {
     }
 }
 
-/// Looks at every page of the stopped cluster, where there is nothing better.
-fn check_pages(data: &Path, found: &mut checks::Found) {
+/// Looks at every page of the stopped cluster.
+fn check_pages(data: &Path, geometry: PageGeometry, jobs: usize, found: &mut checks::Found) {
     let mut wrong = Vec::new();
-    let checked = check_cluster(data, PageGeometry::DEFAULT, |path, page| {
+    let checked = check_cluster(data, geometry, jobs, |path, page| {
         if wrong.len() < checks::FAULTS_MAX {
             wrong.push(format!("page {} of file {} has a wrong checksum", page.block, path.display()));
         }
@@ -310,15 +316,22 @@ fn tell(server: &ServerContext, drill: &Drill, found: &checks::Found) -> Result<
         seconds(drill.recovery_seconds),
         found.reached.as_deref().unwrap_or("an unknown position"),
     ));
-    output.info(format!(
-        "Checked {} databases, {} tables and {} indexes",
-        found.databases, found.tables, found.indexes
-    ));
+    if found.indexes > 0 {
+        output.info(format!(
+            "Checked {} databases, {} tables and {} indexes",
+            found.databases, found.tables, found.indexes
+        ));
+    } else {
+        output.info(format!("Opened {} databases", found.databases));
+    }
     if let Some(commit) = &drill.last_commit {
         output.info(format!(
             "The last commit is the one foretold by the archive: transaction {} at {}, {}",
             commit.xid, commit.lsn, commit.time
         ));
+    }
+    if found.without_checksums {
+        output.warning("The cluster has no data checksums: amcheck has looked at it instead");
     }
     if let Some(pages) = found.pages {
         output.info(format!(

@@ -64,6 +64,7 @@ pub const GLOBAL_KEYS: &[&str] = &[
 pub const OWN_KEYS: &[&str] = &[
     "agent",
     "backup_schedule",
+    "drill_check",
     "drill_schedule",
     "hook_timeout",
     "manifest_checksums",
@@ -135,6 +136,7 @@ pub const SERVER_KEYS: &[Key] = &[
     key("custom_compression_magic", GSM, Kind::Text, "", PENDING),
     key("custom_decompression_filter", GSM, Kind::Text, "", PENDING),
     key("description", SM, Kind::Text, "", ACTED),
+    key("drill_check", GSM, Kind::Choice(&["amcheck", "checksums", "both"]), "amcheck", ACTED),
     key("drill_schedule", GSM, Kind::Text, "", ACTED),
     key("encryption", GSM, Kind::Choice(&["none", "gpg"]), "", PENDING),
     key("encryption_key_id", GSM, Kind::Text, "", PENDING),

@@ -261,6 +261,11 @@ impl ServerConfig {
         self.text("drill_schedule").map(str::trim).filter(|text| !text.is_empty())
     }
 
+    /// `drill_check`: how a drill looks at the recovered cluster: amcheck, checksums or both.
+    pub fn drill_check(&self) -> &str {
+        self.text("drill_check").unwrap_or("amcheck")
+    }
+
     /// `notify`: who wants to hear of backups and checks.
     pub fn notify(&self) -> Option<&str> {
         self.text("notify").map(str::trim).filter(|text| !text.is_empty())

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use crate::packed_backups::Packed;
 
 /// The arguments that say where the servers' programs are.
-fn drill<'a>(packed: &Packed, bin: &'a Path, more: &[&'a str]) -> crate::support::Run {
+pub(crate) fn drill<'a>(packed: &Packed, bin: &'a Path, more: &[&'a str]) -> crate::support::Run {
     let mut words = vec!["drill", "main", "--pg-bin", bin.to_str().unwrap()];
     words.extend(more);
     packed.run(&words)
 }
 
-fn programs(major: u32) -> PathBuf {
+pub(crate) fn programs(major: u32) -> PathBuf {
     testkit::programs::server_bin_dir(major).unwrap()
 }
 

@@ -26,6 +26,7 @@ mod delete;
 mod delta_restore;
 mod differential;
 mod drill;
+mod drill_checks;
 mod exact_deletion;
 mod file_backup;
 mod file_backup_load;

@@ -16,7 +16,10 @@ pub(crate) struct Packed {
 
 impl Packed {
     pub(crate) fn new(major: u32, options: &str) -> Self {
-        let cluster = Cluster::builder(major).checksums(true).start();
+        Self::of(Cluster::builder(major).checksums(true).start(), options)
+    }
+
+    pub(crate) fn of(cluster: Cluster, options: &str) -> Self {
         let space = cluster.new_dir("fast");
         cluster.execute(&format!("create tablespace fast location '{}'", space.display()));
         cluster.execute("create table kept as select generate_series(1, 1000) as id");

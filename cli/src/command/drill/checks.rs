@@ -4,18 +4,18 @@ use std::time::{Duration, Instant};
 
 use barkeep_catalog::drill::LastCommit;
 use barkeep_catalog::preflight::Transaction;
-use pgbase::checksum::CheckedCluster;
+use pgbase::checksum::{CheckedCluster, PageGeometry};
 use pgwal::replication::ConnInfo;
 use pgwal::sql::connect;
 use pgwal::sql::tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::scratch::PORT;
 use super::server::Server;
-use crate::args::DrillArgs;
+use crate::args::{DrillArgs, DrillCheck};
 use crate::error::CommandError;
 
 /// How often it is asked whether it has recovered.
-const POLL: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(20);
 /// Most faults that are told.
 pub(super) const FAULTS_MAX: usize = 100;
 
@@ -34,8 +34,10 @@ pub(super) struct Found {
     pub(super) unchecked: u64,
     pub(super) tables: u64,
     pub(super) indexes: u64,
-    /// Whether the pages are to be looked at once the server is stopped: amcheck has not seen all of them.
-    pub(super) wants_pages: bool,
+    /// The pages that are to be looked at once the server is stopped.
+    pub(super) wants_pages: Option<PageGeometry>,
+    /// Checksums were asked for, and the cluster has none.
+    pub(super) without_checksums: bool,
     /// What was looked at then.
     pub(super) pages: Option<CheckedCluster>,
     pub(super) last_commit: Option<LastCommit>,
@@ -47,10 +49,10 @@ pub(super) struct Found {
 pub(super) async fn run(
     server: &Server,
     args: &DrillArgs,
+    check: DrillCheck,
     expected: Option<&Transaction>,
-    patience: Duration,
 ) -> Result<Found, CommandError> {
-    let client = recovered(server, args, patience).await?;
+    let client = recovered(server, args, Duration::from_secs(args.timeout.into())).await?;
     let mut found = Found { recovered: Some(Instant::now()), ..Found::default() };
     found.reached = rows(&client, "select pg_current_wal_insert_lsn()")
         .await
@@ -64,12 +66,16 @@ pub(super) async fn run(
         .ok()
         .and_then(|rows| rows.first()?.parse().ok())
         .unwrap_or_default();
+    let has_checksums = rows(&client, "show data_checksums").await.is_ok_and(|rows| rows == ["on"]);
+    found.without_checksums = check != DrillCheck::Amcheck && !has_checksums;
+    let by_amcheck = check != DrillCheck::Checksums || !has_checksums;
     let databases = rows(&client, "select datname from pg_database where datallowconn order by 1")
         .await
         .map_err(|error| CommandError::new(format!("the databases can't be listed: {error}")))?;
     for database in databases {
         match session(server, args, &database).await {
-            Ok(client) => check_database(&client, &database, version, &mut found).await,
+            Ok(client) if by_amcheck => check_database(&client, &database, version, &mut found).await,
+            Ok(_) => {}
             Err(error) => found.fault(format!("database \"{database}\" can't be opened: {error}")),
         }
         found.databases += 1;
@@ -83,11 +89,26 @@ pub(super) async fn run(
             Err(error) => found.fault(format!("database \"{}\" can't be opened: {error}", args.database)),
         }
     }
-    let has_checksums = rows(&client, "show data_checksums").await.is_ok_and(|rows| rows == ["on"]);
     let seen_all = found.unchecked == 0 && version >= HEAP_CHECKS;
-    // What recovery has repaired has to be in the files by then.
-    found.wants_pages = has_checksums && !seen_all && rows(&client, "checkpoint").await.is_ok();
+    if has_checksums && (check != DrillCheck::Amcheck || !seen_all) {
+        // What recovery has repaired has to be in the files by then.
+        match rows(&client, "checkpoint").await {
+            Ok(_) => found.wants_pages = Some(geometry(&client).await),
+            Err(error) => found.fault(format!("what was recovered can't be written: {error}")),
+        }
+    }
     Ok(found)
+}
+
+/// How the server lays pages out in files.
+async fn geometry(client: &Client) -> PageGeometry {
+    let query = "select s.setting || ' ' || b.setting from pg_settings s, pg_settings b \
+                 where s.name = 'segment_size' and b.name = 'block_size'";
+    let told = rows(client, query).await.unwrap_or_default();
+    let numbers = told.first().and_then(|row| row.split_once(' '));
+    numbers
+        .and_then(|(blocks, bytes)| PageGeometry::new(bytes.parse().ok()?, blocks.parse().ok()?))
+        .unwrap_or(PageGeometry::DEFAULT)
 }
 
 /// Looks whether the last commit that should be there is. What is in the archive before the target, and not in the
