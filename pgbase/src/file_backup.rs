@@ -28,7 +28,7 @@ use barkeep_transport::host::{Access, Host, Kind, Root};
 use pgwal::{BackupLabel, Lsn, TimelineId};
 
 use crate::checksum::PageGeometry;
-use crate::manifest::{Checksum, ChecksumAlgorithm, MANIFEST_FILE, ManifestWriter, WalRange};
+use crate::manifest::{Checksum, ChecksumAlgorithm, MANIFEST_FILE, MAX_FILES, ManifestWriter, WalRange};
 use crate::pipeline::{CorruptPages, DATA_DIRECTORY, durable};
 
 use list::{FileList, State};
@@ -41,6 +41,10 @@ pub use reference::{Reference, Reuse};
 
 /// The manifest's name until all that it lists is durable.
 const MANIFEST_IN_WORK: &str = "backup_manifest.tmp";
+/// Most things listed, with those that are left out.
+const ENTRIES_MAX: usize = 2 * MAX_FILES;
+/// Most things that are left out whose names are told.
+const LEFT_OUT_TOLD: usize = 100;
 
 /// A tablespace to be copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -239,6 +243,7 @@ fn list_trees(
     let inside: Vec<&PathBuf> = closed.iter().skip(rules::EMPTIED.len() + 1).collect();
     let outside_names: Vec<_> = plan.outside_files.iter().filter_map(|file| file.file_name()).collect();
     let mut control_seen = false;
+    let (mut entries, mut left_out) = (0, 0);
     for (number, tree) in trees.iter().enumerate() {
         if tree.kind == TreeKind::Outside {
             continue;
@@ -254,6 +259,11 @@ fn list_trees(
         let walked = host.walk(tree.root, closed, &mut |entry| {
             if observer.cancelled() {
                 return Err(std::io::ErrorKind::Interrupted.into());
+            }
+            entries += 1;
+            if entries > ENTRIES_MAX {
+                overflow = true;
+                return Err(std::io::ErrorKind::OutOfMemory.into());
             }
             let top = entry.path.iter().next().map(Path::new).unwrap_or(Path::new(""));
             if in_tablespace && !rules::is_own_directory(top, plan.major) {
@@ -292,7 +302,10 @@ fn list_trees(
                     } else {
                         "no ordinary file"
                     };
-                    observer.warning(&format!("'{}' is {what}: it is left out", entry.path.display()));
+                    left_out += 1;
+                    if left_out <= LEFT_OUT_TOLD {
+                        observer.warning(&format!("'{}' is {what}: it is left out", entry.path.display()));
+                    }
                     Ok(())
                 }
             };
@@ -304,6 +317,9 @@ fn list_trees(
             Err(_) if overflow => return Err(FileBackupError::TooMany),
             other => other?,
         }
+    }
+    if let Some(more @ 1..) = left_out.checked_sub(LEFT_OUT_TOLD) {
+        observer.warning(&format!("{more} more names like these are left out"));
     }
     if !control_seen {
         return Err(FileBackupError::NoControlFile { path: plan.data_directory.clone() });

@@ -12,6 +12,7 @@ mod client;
 mod frame;
 mod greeting;
 mod message;
+mod order;
 mod server;
 mod wire;
 
@@ -28,6 +29,10 @@ pub const FRAME_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 pub const REQUESTS_MAX: usize = 32;
 /// How much an agent may send for one request before the client has taken it, in bytes.
 pub const CREDIT_BYTES: u32 = 2 << 20;
+/// What a part counts for at least, in bytes: many small ones must not take more memory than they are given credit for.
+const PART_BYTES_MIN: u64 = 16 << 10;
+/// Most characters of what an agent says of an error.
+const TEXT_CHARS_MAX: usize = 500;
 /// How much of a file is sent in one frame, in bytes.
 const SEND_BYTES: usize = 256 << 10;
 /// After how long without a word from the agent it is asked for one.
@@ -35,5 +40,7 @@ pub const PING_AFTER: Duration = Duration::from_secs(15);
 /// After how long without a word from the agent the connection is given up.
 pub const SILENCE_MAX: Duration = Duration::from_secs(90);
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -22,6 +23,8 @@ const WANTED: &[u8; 16] = b"\0barkeep-wants\r\n";
 const GREETED: &[u8; 16] = crate::agent::AGENT_MAGIC;
 /// How much may come before either, in bytes.
 const CHATTER_BYTES_MAX: usize = 64 << 10;
+/// How long the far end may take to end once it is hung up on.
+const END_MAX: Duration = Duration::from_secs(5);
 /// After how many days an agent of another version that nobody used goes, in the cache at the far end.
 const CACHE_DAYS: u32 = 30;
 /// Pieces in which the executable is sent, in bytes.
@@ -124,7 +127,11 @@ impl RemoteHost {
         let begun = begin(&mut input, &mut output, executable.as_ref());
         let before = match begun {
             Ok(before) => before,
-            Err(error) => return Err(no_agent(ssh, session, error.to_string())),
+            Err(error) => {
+                // The far end may wait for the end of its input.
+                drop((input, output));
+                return Err(no_agent(ssh, session, error.to_string()));
+            }
         };
         match AgentHost::connect(io::Cursor::new(before).chain(input), output, options) {
             Ok(host) => Ok(RemoteHost { host, session }),
@@ -145,11 +152,12 @@ impl RemoteHost {
 }
 
 fn no_agent(ssh: &Ssh, session: Session, reason: String) -> RemoteError {
-    let (end, said) = session.finish().unwrap_or((End::Connection, String::new()));
+    let (end, said) = session.finish_within(END_MAX).unwrap_or((End::Connection, String::new()));
     // Then it is not the agent's fault, and another one would not help.
     let reason = if end == End::Connection { "the connection failed".to_owned() } else { reason };
     let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let reason = if said.is_empty() { reason } else { format!("{reason} ({})", said.join("; ")) };
+    let said = said.join("; ").replace(char::is_control, " ");
+    let reason = if said.is_empty() { reason } else { format!("{reason} ({said})") };
     RemoteError::NoAgent { command: ssh.to_string(), reason }
 }
 
@@ -249,7 +257,7 @@ exec "$f" {arguments}
 fn begin(
     input: &mut impl Read,
     output: &mut impl Write,
-    executable: Option<&Executable>,
+    mut executable: Option<&Executable>,
 ) -> io::Result<Vec<u8>> {
     let mut seen = Vec::new();
     let mut byte = [0];
@@ -258,7 +266,8 @@ fn begin(
             return Ok(seen.split_off(seen.len() - GREETED.len()));
         }
         if seen.ends_with(WANTED) {
-            let Some(executable) = executable else {
+            // Once: else a far end could go on asking for ever.
+            let Some(executable) = executable.take() else {
                 return Err(io::Error::other("the far end asks for what it was not offered"));
             };
             executable.send(output).map_err(|error| {

@@ -34,6 +34,7 @@ mod get_wal;
 mod heal;
 mod health;
 mod hooks;
+mod hostile_agent;
 mod hostile_backup;
 mod indexing;
 mod init;

@@ -48,8 +48,8 @@ pub enum FileBackupError {
         /// Its location.
         location: String,
     },
-    /// More files, or longer names, than a file system has.
-    #[error("the server has more files than a backup can hold, or files with impossible names")]
+    /// More or larger files, or longer names, than a file system has.
+    #[error("the server has more or larger files than a backup can hold, or files with impossible names")]
     TooMany,
     /// The `backup_label` can't be used.
     #[error(transparent)]

@@ -9,6 +9,13 @@ use crate::manifest::ChecksumAlgorithm;
 
 use super::rules;
 
+/// Most directories: more than a cluster could have databases and tablespaces.
+const DIRECTORIES_MAX: usize = 4 << 20;
+/// Most bytes of all names and paths together.
+const NAME_BYTES_MAX: usize = 1 << 30;
+/// Most bytes of all files together: an agent that tells of more lies, and no number overflows below.
+pub(super) const TOTAL_BYTES_MAX: u64 = 1 << 50;
+
 /// A directory of the backup.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -45,7 +52,7 @@ pub(super) enum State {
 
 /// More than can be kept, or a name that no file system has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the server has more files than a backup can hold, or files with impossible names")]
+#[error("the server has more or larger files than a backup can hold, or files with impossible names")]
 pub(super) struct Overflow;
 
 /// All files, in the order in which they were found: those of a directory together.
@@ -54,6 +61,10 @@ pub(super) struct FileList {
     pub(super) directories: Vec<Directory>,
     pub(super) rows: Vec<Row>,
     names: Vec<u8>,
+    /// The bytes of the directories' paths.
+    path_bytes: usize,
+    /// The bytes of all files together.
+    bytes: u64,
     checksums: Vec<u8>,
     algorithm: ChecksumAlgorithm,
 }
@@ -64,6 +75,8 @@ impl FileList {
             directories: Vec::new(),
             rows: Vec::new(),
             names: Vec::new(),
+            path_bytes: 0,
+            bytes: 0,
             checksums: Vec::new(),
             algorithm,
         }
@@ -71,7 +84,8 @@ impl FileList {
 
     /// Adds a directory; those within it come later.
     pub(super) fn add_directory(&mut self, tree: u16, path: &Path, mode: u32) -> Result<(), Overflow> {
-        if u32::try_from(self.directories.len()).is_err() {
+        self.path_bytes += path.as_os_str().len();
+        if self.directories.len() >= DIRECTORIES_MAX || self.path_bytes + self.names.len() > NAME_BYTES_MAX {
             return Err(Overflow);
         }
         self.directories.push(Directory { tree, path: path.to_owned(), mode });
@@ -87,7 +101,10 @@ impl FileList {
         modified_ns: i64,
         mode: u32,
     ) -> Result<(), Overflow> {
-        if self.rows.len() >= crate::manifest::MAX_FILES {
+        let bytes = self.bytes.checked_add(size).filter(|bytes| *bytes <= TOTAL_BYTES_MAX);
+        self.bytes = bytes.ok_or(Overflow)?;
+        let name_bytes = self.path_bytes + self.names.len() + name.len();
+        if self.rows.len() >= crate::manifest::MAX_FILES || name_bytes > NAME_BYTES_MAX {
             return Err(Overflow);
         }
         let row = Row {
@@ -266,6 +283,20 @@ mod tests {
         assert_eq!(kept(&list("base/5", 0, &names)), rest);
         assert_eq!(kept(&list("PG_15_202209061/5", 1, &names)), rest);
         assert_eq!(kept(&list("somewhere", 0, &names)).len(), names.len());
+    }
+
+    #[test]
+    fn more_than_any_server_has_is_refused() {
+        let mut list = list("base/5", 0, &[]);
+        let mut add = |name: &str, size| list.add_file(0, OsStr::new(name), size, 0, 0o600);
+        assert_eq!(add("1", TOTAL_BYTES_MAX), Ok(()));
+        assert_eq!(add("2", 1), Err(Overflow));
+        assert_eq!(add("3", u64::MAX), Err(Overflow));
+        assert_eq!(add(&"x".repeat(256), 0), Err(Overflow));
+        assert_eq!(list.totals(), (1, TOTAL_BYTES_MAX));
+        let long = "x".repeat(4000);
+        let added = (0..).take_while(|_| list.add_directory(0, Path::new(&long), 0o700).is_ok()).count();
+        assert_eq!(added, (NAME_BYTES_MAX - "base/5".len() - 1) / long.len());
     }
 
     #[test]

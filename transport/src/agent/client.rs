@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use super::frame::{Frame, FrameKind, FrameOutput, read_frame};
 use super::greeting::{FrameCompression, answer};
 use super::message::{self, ReadPart, Request};
+use super::order::TreeOrder;
 use super::wire::{Decoder, Encoder, Malformed};
-use super::{CREDIT_BYTES, FRAME_BYTES_MAX, PING_AFTER, REQUESTS_MAX, SILENCE_MAX};
+use super::{CREDIT_BYTES, FRAME_BYTES_MAX, PART_BYTES_MIN, PING_AFTER, REQUESTS_MAX, SILENCE_MAX};
 use crate::host::{
     Access, Change, Entry, HashJob, Hashed, Host, HostError, ReadJob, ReadOptions, ReadSink, Root,
-    check_relative,
 };
 
 /// Requests are split so that each stays below this, in bytes.
@@ -53,6 +53,8 @@ struct State {
     broken: Option<Broken>,
     heard: Instant,
     pinged: bool,
+    /// Pings that were not answered yet.
+    pongs_due: u32,
     closed: bool,
 }
 
@@ -105,6 +107,7 @@ impl AgentHost {
                 broken: None,
                 heard: Instant::now(),
                 pinged: false,
+                pongs_due: 0,
                 closed: false,
             }),
             changed: Condvar::new(),
@@ -123,14 +126,23 @@ impl AgentHost {
         Ok(AgentHost { connection })
     }
 
-    /// One request with a short answer.
-    fn ask(&self, request: &Request<'_>) -> Result<Vec<u8>, HostError> {
+    /// One request with an answer that fits into a frame, made of what `decode` takes and nothing else.
+    fn ask<T>(
+        &self,
+        request: &Request<'_>,
+        decode: impl FnOnce(&mut Decoder<'_>) -> Result<T, Malformed>,
+    ) -> Result<T, HostError> {
         let mut call = self.connection.call(request)?;
         let mut answer = Vec::new();
         while let Some(part) = call.next()? {
+            if answer.len() + part.len() > FRAME_BYTES_MAX {
+                return Err(call.malformed());
+            }
             answer.extend_from_slice(&part);
         }
-        Ok(answer)
+        let mut input = Decoder::new(&answer);
+        let decoded = decode(&mut input).and_then(|decoded| input.end().map(|()| decoded));
+        decoded.map_err(|_| call.malformed())
     }
 }
 
@@ -184,10 +196,14 @@ impl Connection {
         state.heard = Instant::now();
         state.pinged = false;
         match frame.kind {
-            FrameKind::Pong => Ok(()),
+            FrameKind::Pong => {
+                state.pongs_due = state.pongs_due.checked_sub(1).ok_or("an answer to no question")?;
+                Ok(())
+            }
             FrameKind::Part => {
                 let waiting = state.waiting.get_mut(&frame.request).ok_or("an answer to nothing")?;
-                let left = waiting.credit.checked_sub(frame.payload.len() as u64);
+                let counted = PART_BYTES_MIN.max(frame.payload.len() as u64);
+                let left = waiting.credit.checked_sub(counted);
                 waiting.credit = left.ok_or("more than there was credit for")?;
                 // One that waits no more is about to cancel its request.
                 let _ = waiting.frames.send(frame);
@@ -235,6 +251,7 @@ impl Connection {
             }
             if silence >= ping_after && !state.pinged {
                 state.pinged = true;
+                state.pongs_due += 1;
                 drop(state);
                 // A connection that can't be written to fails by its silence.
                 let _ = self.output.send(FrameKind::Ping, u32::MAX, &[]);
@@ -345,8 +362,8 @@ impl Drop for Call<'_> {
 fn decode_failure(payload: &[u8]) -> Result<HostError, Malformed> {
     let mut input = Decoder::new(payload);
     Ok(match input.u8()? {
-        0 => HostError::Refused(input.text()?),
-        1 => HostError::Protocol(input.text()?),
+        0 => HostError::Refused(input.words()?),
+        1 => HostError::Protocol(input.words()?),
         2 => {
             let code = i32::try_from(input.u32()?).map_err(|_| Malformed)?;
             let path = input.path()?;
@@ -364,8 +381,7 @@ fn decode_failure(payload: &[u8]) -> Result<HostError, Malformed> {
 
 impl Host for AgentHost {
     fn open(&self, path: &Path, access: Access) -> Result<Root, HostError> {
-        let answer = self.ask(&Request::Open { path: path.to_owned(), access })?;
-        Decoder::new(&answer).u32().map(Root).map_err(|error| HostError::Protocol(error.to_string()))
+        self.ask(&Request::Open { path: path.to_owned(), access }, |input| input.u32().map(Root))
     }
 
     fn walk(
@@ -375,12 +391,13 @@ impl Host for AgentHost {
         found: &mut dyn FnMut(Entry) -> io::Result<()>,
     ) -> Result<(), HostError> {
         let mut call = self.connection.call(&Request::Walk { root, closed: closed.to_vec() })?;
+        // Names decide what is written where: they are judged here as well.
+        let mut order = TreeOrder::new(closed);
         while let Some(part) = call.next()? {
             let mut input = Decoder::new(&part);
             while !input.is_empty() {
                 let entry = message::decode_entry(&mut input).map_err(|_| call.malformed())?;
-                // Names decide what is written where: they are judged here as well.
-                check_relative(&entry.path).map_err(|_| call.malformed())?;
+                order.take(&entry).map_err(|_| call.malformed())?;
                 found(entry).map_err(HostError::Sink)?;
             }
         }
@@ -447,23 +464,23 @@ impl Host for AgentHost {
         let mut outcomes = Vec::with_capacity(changes.len());
         for range in split(changes, cost) {
             let changes = &changes[range];
-            let answer = self.ask(&Request::Change { changes: changes.into() })?;
-            let mut input = Decoder::new(&answer);
-            for _ in changes {
-                let outcome = message::decode_outcome(&mut input, |_| Ok(()));
-                outcomes.push(outcome.map_err(|error| HostError::Protocol(error.to_string()))?);
-            }
+            let request = Request::Change { changes: changes.into() };
+            outcomes.extend(self.ask(&request, |input| {
+                changes
+                    .iter()
+                    .map(|_| message::decode_outcome(input, |_| Ok(())))
+                    .collect::<Result<Vec<_>, _>>()
+            })?);
         }
         Ok(outcomes)
     }
 
     fn sync(&self, root: Root) -> Result<(), HostError> {
-        self.ask(&Request::Sync { root }).map(drop)
+        self.ask(&Request::Sync { root }, |_| Ok(()))
     }
 
     fn free_bytes(&self, root: Root) -> Result<u64, HostError> {
-        let answer = self.ask(&Request::FreeBytes { root })?;
-        Decoder::new(&answer).u64().map_err(|error| HostError::Protocol(error.to_string()))
+        self.ask(&Request::FreeBytes { root }, |input| input.u64())
     }
 }
 

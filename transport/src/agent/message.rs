@@ -376,7 +376,7 @@ pub(super) fn decode_outcome<T>(
         0 => decode(input).map(Ok),
         1 => {
             let code = i32::try_from(input.u32()?).map_err(|_| Malformed)?;
-            let text = input.text()?;
+            let text = input.words()?;
             Ok(Err(if code == 0 { io::Error::other(text) } else { io::Error::from_raw_os_error(code) }))
         }
         _ => Err(Malformed),

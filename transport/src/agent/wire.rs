@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::TEXT_CHARS_MAX;
 use crate::host::PATH_BYTES_MAX;
 
 /// A payload that is not what it should be.
@@ -122,6 +123,12 @@ impl<'a> Decoder<'a> {
 
     pub(crate) fn text(&mut self) -> Result<String, Malformed> {
         Ok(String::from_utf8_lossy(self.bytes()?).into_owned())
+    }
+
+    /// What the other side has to say to a person: not too much of it, and nothing that moves a terminal's cursor.
+    pub(crate) fn words(&mut self) -> Result<String, Malformed> {
+        let plain = |c: char| if c.is_control() { ' ' } else { c };
+        Ok(String::from_utf8_lossy(self.bytes()?).chars().take(TEXT_CHARS_MAX).map(plain).collect())
     }
 
     pub(crate) fn option<T>(

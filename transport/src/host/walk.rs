@@ -63,6 +63,8 @@ impl Walk<'_, '_> {
         // Read whole before anything is opened: few directories are open at a time, and the names come sorted.
         let mut names = names(directory).map_err(failed)?;
         names.sort_unstable();
+        // Some file systems tell a name twice when others change the directory meanwhile.
+        names.dedup();
         for name in names {
             let here = path.join(&name);
             let Some((stat, kind)) = self.look(directory, &name).map_err(failed)? else { continue };

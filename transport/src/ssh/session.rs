@@ -2,10 +2,10 @@
 
 use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::SshError;
 
@@ -14,6 +14,8 @@ pub const STDERR_BYTES_MAX: usize = 16 << 10;
 /// How long, after the program's end, the end of its standard error is waited for. A connection that stays open in the
 /// background may hold the pipe: older `ssh` does not let go of it.
 const STDERR_GRACE: Duration = Duration::from_millis(500);
+/// How often it is looked whether a program has ended.
+const END_LOOK: Duration = Duration::from_millis(10);
 /// The exit code by which `ssh` tells of its own trouble.
 const SSH_FAILED: i32 = 255;
 
@@ -89,6 +91,28 @@ impl Session {
     pub fn finish(mut self) -> Result<(End, String), SshError> {
         drop(self.child.stdin.take());
         let status = self.child.wait();
+        self.ended(status)
+    }
+
+    /// The same, but kills it (here) if it has not ended by itself after `patience`.
+    ///
+    /// # Errors
+    /// As for [`finish`](Self::finish).
+    pub fn finish_within(mut self, patience: Duration) -> Result<(End, String), SshError> {
+        drop(self.child.stdin.take());
+        let since = Instant::now();
+        while since.elapsed() < patience {
+            match self.child.try_wait() {
+                Ok(None) => thread::sleep(END_LOOK),
+                Ok(Some(status)) => return self.ended(Ok(status)),
+                Err(error) => return self.ended(Err(error)),
+            }
+        }
+        let status = self.child.kill().and_then(|()| self.child.wait());
+        self.ended(status)
+    }
+
+    fn ended(self, status: io::Result<ExitStatus>) -> Result<(End, String), SshError> {
         let status = status.map_err(|source| SshError::Pipe { program: self.program.clone(), source })?;
         let end = match (status.code(), status.signal()) {
             (Some(SSH_FAILED), _) => End::Connection,
@@ -164,6 +188,13 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_end_is_killed_after_a_while() {
+        let patience = Duration::from_millis(50);
+        assert_eq!(run("exec sleep 100").finish_within(patience).unwrap().0, End::Signal(9));
+        assert_eq!(run("exit 3").finish_within(Duration::from_secs(60)).unwrap().0, End::Exit(3));
+    }
+
+    #[test]
     fn much_on_standard_error_neither_blocks_nor_grows() {
         let (end, stderr) =
             run("i=0; while [ $i -lt 20000 ]; do echo line $i >&2; i=$((i+1)); done").finish().unwrap();
@@ -180,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_holds_the_pipe_after_the_end_is_not_waited_for() {
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         let (end, stderr) = run("echo first >&2; sleep 20 & exit 0").finish().unwrap();
         assert_eq!((end, stderr.as_str()), (End::Exit(0), "first\n"));
         assert!(begin.elapsed() < Duration::from_secs(15));

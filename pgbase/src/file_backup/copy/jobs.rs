@@ -15,6 +15,8 @@ pub(super) const LARGE_BYTES: u64 = 4 << 20;
 const RANGE_BYTES: u64 = 32 << 20;
 /// Size of a range that is compressed, in bytes, unless blocks are larger: it may have to wait in memory.
 const PACKED_RANGE_BYTES: u64 = 4 << 20;
+/// Most ranges, more or less: beyond 16 TiB they grow, so that the list of them does not.
+const RANGES_MAX: u64 = 1 << 22;
 /// Most files of a batch.
 const BATCH_FILES: usize = 128;
 /// Most bytes of a batch, more or less.
@@ -80,15 +82,16 @@ pub(super) fn divide(list: &FileList, algorithm: ChecksumAlgorithm, packed: bool
     large_rows.sort_by_key(|index| std::cmp::Reverse(list.rows[*index].size));
     let mut jobs = Vec::new();
     let mut larges = Vec::new();
+    let large_bytes: u64 = large_rows.iter().map(|index| list.rows[*index].size).sum();
     // Checksums other than CRC-32C need a file's bytes in order.
     let splits = matches!(algorithm, ChecksumAlgorithm::Crc32c | ChecksumAlgorithm::None);
     for row in large_rows {
         let size = list.rows[row].size;
-        let step = match (splits, packed) {
-            (true, true) => PACKED_RANGE_BYTES.max(block_bytes(size).into()),
-            (true, false) => RANGE_BYTES,
-            (false, _) => size,
+        let range_bytes = match packed {
+            true => PACKED_RANGE_BYTES.max(block_bytes(size).into()),
+            false => RANGE_BYTES,
         };
+        let step = if splits { range_bytes * (1 + large_bytes / RANGES_MAX / range_bytes) } else { size };
         let ranges = size.div_ceil(step);
         for range in 0..ranges {
             let offset = range * step;
@@ -99,4 +102,42 @@ pub(super) fn divide(list: &FileList, algorithm: ChecksumAlgorithm, packed: bool
     }
     jobs.extend(batches);
     (jobs, larges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file_backup::list::TOTAL_BYTES_MAX;
+    use std::ffi::OsStr;
+    use std::path::Path;
+
+    #[test]
+    fn ranges_cover_a_file_and_are_not_too_many() {
+        for (size, packed) in [
+            (LARGE_BYTES, false),
+            ((5 << 30) + 1, true),
+            ((1 << 40) + 8192, false),
+            (TOTAL_BYTES_MAX, true),
+            (TOTAL_BYTES_MAX, false),
+        ] {
+            let mut list = FileList::new(ChecksumAlgorithm::Crc32c);
+            list.add_directory(0, Path::new(""), 0o700).unwrap();
+            list.add_file(0, OsStr::new("large"), size, 0, 0o600).unwrap();
+            let (jobs, larges) = divide(&list, ChecksumAlgorithm::Crc32c, packed);
+            let mut next = 0;
+            for job in &jobs {
+                let Job::Range { large: 0, offset, length } = job else { continue };
+                assert_eq!(*offset, next, "{size}");
+                assert!(!packed || offset.is_multiple_of(block_bytes(size).into()), "{size}");
+                next += length;
+            }
+            assert_eq!(next, size);
+            assert_eq!(ranges_of(&larges[0]) + 1, jobs.len(), "one batch that has nothing");
+            assert!(jobs.len() as u64 <= RANGES_MAX + 2, "{size}: {}", jobs.len());
+        }
+    }
+
+    fn ranges_of(large: &Large) -> usize {
+        large.state.lock().unwrap().ranges
+    }
 }
