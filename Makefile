@@ -47,7 +47,7 @@ bench: ## paired runs against Barman and PostgreSQL's own tools (see benches/REA
 fuzz: ## each fuzz target for TIME=60 seconds: libFuzzer on nightly, random changes on stable
 	TIME=$(TIME) fuzz/run.sh
 
-unsafe: ## the two modules with unsafe code, under Miri and AddressSanitizer where a nightly compiler has them
+unsafe: ## the three modules with unsafe code, under Miri and AddressSanitizer where a nightly compiler has them
 	scripts/check-unsafe.sh
 
 clean: ## remove what was built

@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 
 pub mod activity;
+mod ahead;
 mod checksum;
 pub mod decoder;
 pub mod fault;

@@ -1,6 +1,7 @@
 //! The decoder's inner workings: from phase to phase, page to page, piece to piece of a record.
 
 use super::{Decoder, Pending, Phase, Step, round_up};
+use crate::ahead;
 use crate::checksum;
 use crate::fault::{Fault, FaultKind, ZeroPlace};
 use crate::page::{Expected, LONG_HEADER_BYTES, PAGE_BYTES, PageHeader, SHORT_HEADER_BYTES};
@@ -159,6 +160,7 @@ impl Decoder {
 
     /// Reads the header of the page that starts here; `false` when the input doesn't hold all of it.
     fn page(&mut self, input: &mut &[u8]) -> Result<bool, Fault> {
+        ahead::of_page(input);
         let Some(header) = self.page_header(input) else { return Ok(false) };
         let lsn = Lsn::from_u64(self.at);
         let expected = Expected {

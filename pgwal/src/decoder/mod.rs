@@ -6,6 +6,7 @@
 
 mod machine;
 
+use crate::ahead;
 use crate::checksum;
 use crate::fault::{Fault, FaultKind};
 use crate::page::PAGE_BYTES;
@@ -275,6 +276,7 @@ impl Decoder {
         if offset == 0 || offset + u64::from(header.total_bytes) > PAGE_BYTES || header.is_switch() {
             return None;
         }
+        ahead::of_record(rest, bytes.len());
         header.check(lsn, Some(prev), version).ok()?;
         if let Some(strict) = &self.strict
             && !(padding.iter().all(|byte| *byte == 0) && strict.passes(&header))

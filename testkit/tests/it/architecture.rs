@@ -71,7 +71,7 @@ fn the_wal_library_brings_a_handful_of_crates() {
 }
 
 /// Where a bench shows that it pays.
-const UNSAFE: [&str; 2] = ["pgwal/src/checksum/short.rs", "pgwal/src/reader/mapped.rs"];
+const UNSAFE: [&str; 3] = ["pgwal/src/ahead.rs", "pgwal/src/checksum/short.rs", "pgwal/src/reader/mapped.rs"];
 
 #[test]
 fn unsafe_code_is_where_it_is_known_to_be() {
