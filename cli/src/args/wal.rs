@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use pgwal::rmgr::Rmgr;
 use pgwal::{Fork, Lsn, PgTimestamp, RelFile, TimelineId};
 
+use crate::error::CommandError;
 use crate::moment::Moment;
 
 /// The characters of a segment's name, with which those of compressed and partial ones begin.
@@ -163,10 +164,10 @@ pub struct FindArgs {
     #[arg(long, num_args = 2, value_names = ["FROM", "TO"], value_parser = around)]
     pub between: Vec<PgTimestamp>,
     /// Only what concerns this table: NAME, SCHEMA.NAME or DATABASE.SCHEMA.NAME
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = table)]
     pub table: Option<String>,
     /// Only this kind of loss (may be given several times)
-    #[arg(long, value_name = "KIND")]
+    #[arg(long, value_name = "KIND", ignore_case = true, value_delimiter = ',')]
     pub op: Vec<FindOp>,
     /// Tell of deletions and updates from so many rows of a table on [default: 1000, with --table 1]
     #[arg(long, value_name = "COUNT")]
@@ -259,11 +260,31 @@ fn time(text: &str) -> Result<PgTimestamp, String> {
 
 /// A moment; a time without a date is the last one that is past.
 fn around(text: &str) -> Result<PgTimestamp, String> {
-    let Ok(clock) = text.trim().parse::<jiff::civil::Time>() else { return time(text) };
+    let text = text.trim();
+    // A date has no colon so early.
+    let padded = match text.find(':') {
+        Some(1) => format!("0{text}"),
+        Some(2) => text.to_owned(),
+        _ => return time(text),
+    };
     let now = jiff::Zoned::now();
-    let today = now.with().time(clock).build().map_err(|error| error.to_string())?;
-    let past = if today > now { today.yesterday().map_err(|error| error.to_string())? } else { today };
-    crate::moment::postgres_time(&past).map_err(|error| error.to_string())
+    let on = |date: jiff::civil::Date| {
+        Moment::read(&format!("{date} {padded}"), now.time_zone()).map(|moment| moment.zoned)
+    };
+    let past = || {
+        // Whose today it is depends on the zone that is named.
+        let date = now.with_time_zone(on(now.date())?.time_zone().clone()).date();
+        let today = on(date)?;
+        let yesterday = || date.yesterday().map_or_else(|_| Ok(today.clone()), on);
+        let past = if today > now { yesterday()? } else { today.clone() };
+        crate::moment::postgres_time(&past)
+    };
+    past().or_else(|_: CommandError| time(text))
+}
+
+/// The name of a table.
+fn table(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("no table has an empty name".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// A length of time, in microseconds.
@@ -295,6 +316,15 @@ mod tests {
             around("2024-05-01 10:00Z").map(|time| time.to_string()).unwrap(),
             "2024-05-01 10:00:00.000000+00"
         );
+        // The date counts, also of what is today's time of day, past or to come.
+        for time in ["00:00", "12:30:15.5", "23:59"] {
+            for (text, expected) in [("2024-05-01", "2024-05-01"), ("2924-05-01", "2924-05-01")] {
+                let read = around(&format!("{text} {time}Z")).map(|time| time.to_string()).unwrap();
+                assert!(read.starts_with(&format!("{expected} {time}")), "{read}");
+            }
+        }
+        assert_eq!(around("9:05 UTC"), around(" 09:05:00+00"));
+        assert!(around("9:05 UTC").unwrap() <= now && table(" ").is_err());
         assert!(around("25:00").is_err() && length("-5m").is_err() && length("soon").is_err());
         assert_eq!((length("5m"), length("2 hours")), (Ok(300_000_000), Ok(7_200_000_000)));
         assert!(timeline("0").is_err());

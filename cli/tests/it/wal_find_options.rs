@@ -72,6 +72,8 @@ fn what_is_asked_for_is_found_and_a_terminal_shows_all_of_it() {
     let text = scene.home.run(["wal", "find", "main", "--op", "drop"]).success().stdout;
     assert!(text.contains("DROP COLUMN 2 of postgres.shop.orders"), "{text}");
     assert_eq!(told(&find(&scene, &["--op", "truncate"])), ["TRUNCATE TABLE public.orders"]);
+    let kinds = [&drops[..3], &["TRUNCATE TABLE public.orders"], &drops[3..]].concat();
+    assert_eq!(told(&find(&scene, &["--op", "DROP,truncate"])), kinds);
     // Few rows are told of only when they are asked for.
     assert_eq!(told(&find(&scene, &["--op", "delete"])), [] as [&str; 0]);
     assert_eq!(told(&find(&scene, &["--op", "delete", "--rows", "7"])), ["DELETE 7 of shop.orders"]);
@@ -82,6 +84,7 @@ fn what_is_asked_for_is_found_and_a_terminal_shows_all_of_it() {
         "DROP TABLE shop.orders",
     ];
     assert_eq!(told(&find(&scene, &["--table", "shop.orders"])), of_table);
+    assert_eq!(told(&find(&scene, &["--table", "Shop.ORDERS"])), of_table);
     assert_eq!(told(&find(&scene, &["--table", "postgres.shop.orders", "--op", "update"])), of_table[1..2]);
     assert_eq!(told(&find(&scene, &["--table", "other.orders"])), [] as [&str; 0]);
 
@@ -93,6 +96,13 @@ fn what_is_asked_for_is_found_and_a_terminal_shows_all_of_it() {
     assert_eq!(find(&scene, &["--between", &last, &first]), all);
     let before = find(&scene, &["--between", "2001-01-01 00:00", "2001-01-01 01:00"]);
     assert!(before.is_empty(), "{before:?}");
+    let run = scene.home.run(["wal", "find", "main", "--between", "2001-01-01 00:00", "2001-01-01 01:00"]);
+    assert!(run.stdout.contains("the first commit in this WAL is of 20"), "{run:#?}");
+    let run = scene.home.run(["wal", "find", "main", "--around", "2901-01-01 00:00"]).success();
+    assert!(run.stdout.contains("the last commit in this WAL is of 20"), "{run:#?}");
+    // A segment that is not full yet ends where it ends.
+    assert!(run.stdout.contains("has not been received yet"), "{run:#?}");
+    assert_eq!(run.stderr, "");
     let deleted = time(&find(&scene, &["--op", "delete", "--rows", "7"])[0]);
     let alone = find(&scene, &["--between", &deleted, &deleted]);
     assert_eq!(alone.len(), 1, "{alone:?}");

@@ -10,7 +10,7 @@ use pgwal::activity::{Commit, Tracker};
 use pgwal::names::Names;
 use pgwal::record::RecordHeader;
 use pgwal::rmgr::Rmgr;
-use pgwal::{Keep, Lsn, Parts, PgTimestamp, TimelineId};
+use pgwal::{Keep, Lsn, Parts, PgTimestamp, TimelineId, WalFile};
 use serde_json::json;
 
 use super::input::{Input, Pace};
@@ -73,6 +73,25 @@ struct Found {
     points: Vec<Point>,
     more: bool,
     ended: Option<Ended>,
+    /// The times of the first and the last commit that were seen, wanted or not.
+    seen: Option<(PgTimestamp, PgTimestamp)>,
+}
+
+impl Found {
+    /// What to say where nothing was found: whether the WAL is of that time at all.
+    fn nothing(&self, span: Span) -> String {
+        let why = match self.seen {
+            None => "there are no commits in this WAL".to_owned(),
+            Some((first, _)) if span.to.is_some_and(|to| to < first) => {
+                format!("the first commit in this WAL is of {first}")
+            }
+            Some((_, last)) if span.from.is_some_and(|from| from > last) => {
+                format!("the last commit in this WAL is of {last}")
+            }
+            Some((first, last)) => format!("the commits that were looked at are of {first} to {last}"),
+        };
+        format!("Nothing of the sort was found; {why}")
+    }
 }
 
 pub(super) fn run(
@@ -106,9 +125,20 @@ pub(super) fn run(
         let text = format!("... and more: at most {EVENTS_MAX} are shown; narrow it with --between");
         lines.line(|| text, || json!({"more": true, "shown": EVENTS_MAX}))?;
     } else if found.events.is_empty() && !lines.json {
-        lines.output.info("Nothing of the sort was found");
+        lines.output.info(found.nothing(Span::new(args)));
     }
-    Ok(found.ended)
+    match (server, found.ended) {
+        (Some(server), Some(end)) if !lines.json && is_being_received(server, &end) => {
+            lines.output.info(format!("What happened after {} has not been received yet", end.lsn));
+            Ok(None)
+        }
+        (_, ended) => Ok(ended),
+    }
+}
+
+/// Whether WAL ends where it should: in the segment that is not in the archive yet.
+fn is_being_received(server: &ServerContext, end: &Ended) -> bool {
+    !server.layout().wal(&WalFile::Segment(end.segment)).exists()
 }
 
 /// Looks into a server's archive, with the names that are known there.
@@ -155,6 +185,7 @@ fn look(
     let wanted = Wanted::new(args);
     let start = args.source.from.map_or(start, |from| from.max(start));
     let (mut events, mut points, mut more) = (Vec::new(), Vec::new(), false);
+    let mut seen: Option<(PgTimestamp, PgTimestamp)> = None;
     let mut parts = Parts::new();
     let keep = if args.tui { needs_with_points } else { Tracker::needs };
     let ended = stream::scan(input, segments, Keep::Some(keep), Pace::Steady, |segment, record| {
@@ -170,6 +201,9 @@ fn look(
             points.push(point);
         }
         let Some(commit) = tracker.record(record) else { return Ok(ControlFlow::Continue(())) };
+        seen = Some(seen.map_or((commit.time, commit.time), |(first, last)| {
+            (first.min(commit.time), last.max(commit.time))
+        }));
         if span.is_over(commit.time) {
             return Ok(ControlFlow::Break(()));
         }
@@ -187,7 +221,7 @@ fn look(
         events.push(event.with_way_back(chain));
         Ok(ControlFlow::Continue(()))
     })?;
-    Ok(Found { events, points, more, ended })
+    Ok(Found { events, points, more, ended, seen })
 }
 
 /// What the tracker needs of records, and restore points.

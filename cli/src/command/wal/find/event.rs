@@ -399,14 +399,14 @@ fn word(text: &str) -> String {
 }
 
 /// Whether a person means this object by `wish`: its name, with its schema and its database if wished, quoted as in SQL or
-/// not.
+/// not; as in SQL, capitals that are not quoted may stand for small letters.
 fn names(object: &Object, wish: &str) -> bool {
     let parts: Vec<&str> =
         [&object.database, &object.schema, &object.name].into_iter().flatten().map(String::as_str).collect();
     (0..parts.len()).any(|from| {
         let plain = parts[from..].join(".");
         let quoted: Vec<String> = parts[from..].iter().map(|part| identifier(part)).collect();
-        plain == wish || quoted.join(".") == wish
+        plain == wish || quoted.join(".") == wish || (!wish.contains('"') && plain == wish.to_lowercase())
     })
 }
 
@@ -441,7 +441,9 @@ pub(super) mod tests {
         }
         let plain = object("public", "t");
         assert!(names(&plain, "t") && names(&plain, "public.t") && names(&plain, "shop.public.t"));
-        assert!(!names(&plain, "other.t") && !names(&plain, "public") && !names(&plain, "T"));
+        assert!(names(&plain, "T") && names(&plain, "Public.T") && names(&object("S", "T"), "S.T"));
+        assert!(!names(&plain, "other.t") && !names(&plain, "public") && !names(&plain, "\"T\""));
+        assert!(!names(&object("S", "T"), "s.t"));
     }
 
     #[test]
