@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::agent::{AgentHost, AgentOptions, Confinement};
 use crate::host::{Host, HostError};
-use crate::ssh::{End, RemoteCommand, Session, Ssh, SshError};
+use crate::ssh::{End, Patient, RemoteCommand, Session, Ssh, SshError};
 
 /// How the far end says that it wants the executable.
 const WANTED: &[u8; 16] = b"\0barkeep-wants\r\n";
@@ -23,6 +23,8 @@ const WANTED: &[u8; 16] = b"\0barkeep-wants\r\n";
 const GREETED: &[u8; 16] = crate::agent::AGENT_MAGIC;
 /// How much may come before either, in bytes.
 const CHATTER_BYTES_MAX: usize = 64 << 10;
+/// How long nothing may move on the connection: longer than it takes a system to give up one that can't be made.
+const STILL_MAX: Duration = Duration::from_secs(180);
 /// How long the far end may take to end once it is hung up on.
 const END_MAX: Duration = Duration::from_secs(5);
 /// After how many days an agent of another version that nobody used goes, in the cache at the far end.
@@ -98,12 +100,22 @@ impl RemoteHost {
         confinement: &Confinement,
         options: AgentOptions,
     ) -> Result<Self, RemoteError> {
-        match Self::connect_once(ssh, choice, confinement, options) {
+        Self::connect_within(ssh, choice, confinement, options, STILL_MAX)
+    }
+
+    fn connect_within(
+        ssh: &Ssh,
+        choice: AgentChoice,
+        confinement: &Confinement,
+        options: AgentOptions,
+        patience: Duration,
+    ) -> Result<Self, RemoteError> {
+        match Self::connect_once(ssh, choice, confinement, options, patience) {
             // What is on the path there may be too old to be an agent, or a newer one that has forgotten this version.
             Err(RemoteError::NoAgent { reason, .. })
                 if choice == AgentChoice::Auto && reason.starts_with("the agent") =>
             {
-                Self::connect_once(ssh, AgentChoice::DeployedOnly, confinement, options)
+                Self::connect_once(ssh, AgentChoice::DeployedOnly, confinement, options, patience)
             }
             outcome => outcome,
         }
@@ -114,6 +126,7 @@ impl RemoteHost {
         choice: AgentChoice,
         confinement: &Confinement,
         options: AgentOptions,
+        patience: Duration,
     ) -> Result<Self, RemoteError> {
         let executable = match choice {
             AgentChoice::Path => None,
@@ -121,8 +134,11 @@ impl RemoteHost {
         };
         let script = script(choice, executable.as_ref(), &arguments(confinement));
         let mut session = ssh.start(&RemoteCommand::new("sh").arg("-c").arg(&script))?;
-        let (Some(mut input), Some(mut output)) = (session.take_stdout(), session.take_stdin()) else {
-            return Err(no_agent(ssh, session, "no pipes".to_owned()));
+        let pipes = session.take_stdout().zip(session.take_stdin()).and_then(|(input, output)| {
+            Patient::new(input, patience).ok().zip(Patient::new(output, patience).ok())
+        });
+        let Some((mut input, mut output)) = pipes else {
+            return Err(no_agent(ssh, session, patience, "no pipes".to_owned()));
         };
         let begun = begin(&mut input, &mut output, executable.as_ref());
         let before = match begun {
@@ -130,13 +146,13 @@ impl RemoteHost {
             Err(error) => {
                 // The far end may wait for the end of its input.
                 drop((input, output));
-                return Err(no_agent(ssh, session, error.to_string()));
+                return Err(no_agent(ssh, session, patience, error.to_string()));
             }
         };
         match AgentHost::connect(io::Cursor::new(before).chain(input), output, options) {
             Ok(host) => Ok(RemoteHost { host, session }),
-            Err(HostError::Lost(reason)) => Err(no_agent(ssh, session, reason)),
-            Err(error) => Err(no_agent(ssh, session, error.to_string())),
+            Err(HostError::Lost(reason)) => Err(no_agent(ssh, session, patience, reason)),
+            Err(error) => Err(no_agent(ssh, session, patience, error.to_string())),
         }
     }
 
@@ -151,8 +167,9 @@ impl RemoteHost {
     }
 }
 
-fn no_agent(ssh: &Ssh, session: Session, reason: String) -> RemoteError {
-    let (end, said) = session.finish_within(END_MAX).unwrap_or((End::Connection, String::new()));
+fn no_agent(ssh: &Ssh, session: Session, patience: Duration, reason: String) -> RemoteError {
+    let (end, said) =
+        session.finish_within(END_MAX.min(patience)).unwrap_or((End::Connection, String::new()));
     // Then it is not the agent's fault, and another one would not help.
     let reason = if end == End::Connection { "the connection failed".to_owned() } else { reason };
     let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -317,6 +334,41 @@ mod tests {
         let mut input = &greeting[..];
         assert_eq!(begin(&mut input, &mut Vec::new(), None).unwrap(), GREETED);
         assert_eq!(input, b"rest");
+    }
+
+    /// What becomes of a far end that runs these lines of shell, whatever it is asked to run.
+    fn connect(lines: &str) -> Result<RemoteHost, RemoteError> {
+        let ssh = Ssh::from_command(&shell_words::join(["sh", "-c", lines, "far-end"])).unwrap();
+        let patience = Duration::from_millis(300);
+        let (choice, options) = (AgentChoice::DeployedOnly, AgentOptions::default());
+        RemoteHost::connect_within(&ssh, choice, &Confinement::default(), options, patience)
+    }
+
+    #[test]
+    fn a_far_end_that_goes_on_with_nothing_is_given_up() {
+        for (lines, said) in [
+            ("exec sleep 100", "nothing came"),
+            ("printf '\\000barkeep-wants\\r\\n'; exec sleep 100", "nothing was taken"),
+            ("printf '\\000barkeep-agent\\r\\n'; exec sleep 100", "nothing came"),
+        ] {
+            let error = connect(lines).unwrap_err().to_string();
+            assert!(error.contains(said), "{lines}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_agent_that_takes_nothing_is_given_up() {
+        use crate::host::{Action, Change, Root};
+        let host = connect("printf '\\000barkeep-agent\\r\\n\\001\\000\\001\\000'; exec sleep 100").unwrap();
+        let action = Action::Write { offset: 0, data: vec![0; 1 << 20] };
+        let error = host.host().change(&[Change { root: Root(0), path: "file".into(), action }]).unwrap_err();
+        assert!(error.is_lost(), "{error}");
+    }
+
+    #[test]
+    fn a_far_end_that_does_not_end_is_hung_up_on() {
+        let error = connect("yes welcome | head -c 100000; exec sleep 100").unwrap_err().to_string();
+        assert!(error.contains("much else"), "{error}");
     }
 
     #[test]

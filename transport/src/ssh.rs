@@ -19,6 +19,7 @@
 //! ```
 
 mod control;
+mod patient;
 mod remote_command;
 mod session;
 
@@ -31,6 +32,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 pub use control::ControlDirectory;
+pub(crate) use patient::Patient;
 pub use remote_command::RemoteCommand;
 pub use session::{End, Output, STDERR_BYTES_MAX, Session};
 
