@@ -7,6 +7,7 @@ mod archive;
 mod backup;
 mod daemon;
 mod drill;
+mod frequent;
 mod inspect;
 mod legacy;
 mod multicall;
@@ -25,7 +26,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use agent::AgentArgs;
 pub use archive::{CheckArchivedWalRangeArgs, CheckWalArchiveArgs, PutWalArgs};
@@ -433,17 +434,27 @@ pub struct SwitchWalArgs {
 /// # Errors
 /// For a wrong command line, and for `--help` and `--version`, in clap's way.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let mut command = Cli::command();
     let words = multicall::expand(words.into_iter().collect());
+    match frequent::parse(&words) {
+        Some((cli, matches)) => Ok(read(cli, &matches)),
+        None => parse_any(words),
+    }
+}
+
+/// What any command line says.
+fn parse_any(words: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
     let words = legacy::modernise(&mut command, words);
-    let mut matches = command.try_get_matches_from_mut(words)?;
-    let nested =
-        std::iter::successors(Some(&matches), |matches| matches.subcommand().map(|(_, below)| below));
-    let config_was_typed =
+    let matches = command.try_get_matches_from_mut(words)?;
+    Ok(read(Cli::from_arg_matches(&matches)?, &matches))
+}
+
+/// Adds what only the matches tell.
+fn read(mut cli: Cli, matches: &ArgMatches) -> Cli {
+    let nested = std::iter::successors(Some(matches), |matches| matches.subcommand().map(|(_, below)| below));
+    cli.global.config_was_typed =
         nested.into_iter().any(|matches| matches.value_source("config") == Some(ValueSource::CommandLine));
-    let mut cli = Cli::from_arg_matches_mut(&mut matches)?;
-    cli.global.config_was_typed = config_was_typed;
-    Ok(cli)
+    cli
 }
 
 /// The help text, for a command line without a command: `name` is what the program was called by.
