@@ -163,7 +163,9 @@ impl FromStr for TablespaceMapping {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once(':') {
+        // A name may have colons in it; a location begins with a slash.
+        let colon = text.find(":/").or_else(|| text.find(':'));
+        match colon.map(|at| (&text[..at], &text[at + 1..])) {
             Some((name, location)) if !name.is_empty() && !location.is_empty() => {
                 Ok(TablespaceMapping { name: name.to_owned(), location: PathBuf::from(location) })
             }
@@ -191,5 +193,25 @@ impl RestoreArgs {
     /// `--retry-times`, `--no-retry` as 0, or `None` to go by the configuration.
     pub fn retry_times(&self) -> Option<u32> {
         if self.no_retry { Some(0) } else { self.retry_times }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mappings_take_odd_names_and_places() {
+        for (text, name, location) in [
+            ("fast:/srv/fast", "fast", "/srv/fast"),
+            ("o'dd: \u{e9}:/srv/a b:/c", "o'dd: \u{e9}", "/srv/a b:/c"),
+            ("fast:elsewhere", "fast", "elsewhere"),
+        ] {
+            let read = text.parse();
+            assert_eq!(read, Ok(TablespaceMapping { name: name.to_owned(), location: location.into() }));
+        }
+        for wrong in ["fast", ":/srv", "fast:", ":"] {
+            assert!(wrong.parse::<TablespaceMapping>().is_err(), "{wrong}");
+        }
     }
 }

@@ -42,7 +42,10 @@ pub(super) fn check_plain(info: &BackupInfo, server: &str, what: &str) -> Result
     if info.is_archived() {
         let id = info.id;
         let what = format!("Backup {id} of server '{server}' is made of tar archives and can't be {what}");
-        return Err(CommandError::new(what));
+        let hint = format!(
+            "PostgreSQL has put its own manifest beside them: barkeep verify-backup {server} {id} reads it"
+        );
+        return Err(CommandError::new(what).hint(hint));
     }
     Ok(())
 }

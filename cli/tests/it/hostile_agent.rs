@@ -9,10 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use testkit::{Cluster, TestDir};
 
-use crate::support::{Home, Run, barkeep};
+use crate::support::{DATA_KIB_MAX, Home, Run, barkeep};
 
-/// How much data barkeep may have in memory, in KiB. Copying this cluster takes a tenth of it.
-const DATA_KIB_MAX: u32 = 256 << 10;
 /// What each side says before its frames, in bytes.
 const GREETING_BYTES: usize = 20;
 
@@ -165,14 +163,6 @@ fn list(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A backup that may not take much memory.
-fn backup(home: &Home) -> Run {
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("ulimit -d {DATA_KIB_MAX} && exec \"$0\" \"$@\""), barkeep()]);
-    command.args(["backup", "main"]).env("BARMAN_CONFIG_FILE", home.config()).stdin(Stdio::null());
-    Run::of(&mut command)
-}
-
 #[test]
 fn whatever_a_far_end_tells_the_backup_fails_plainly_and_nothing_is_written_beside_it() {
     testkit::require_pg!(15);
@@ -232,7 +222,7 @@ fn whatever_a_far_end_tells_the_backup_fails_plainly_and_nothing_is_written_besi
             scope.spawn(move || {
                 (0..sessions).for_each(|_| _ = liar.play(greeting.as_deref(), kind, lie));
             });
-            backup(&home)
+            Run::of(home.frugal_command(DATA_KIB_MAX).args(["backup", "main"]))
         });
         let run = run.exits_with(1);
         let errors: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("ERROR")).collect();

@@ -153,6 +153,8 @@ fn verifies(major: u32, options: &str, archive: &str) {
         }
     };
     check(true, "");
+    let hint = ["made of tar archives", "barkeep verify-backup main"];
+    packed.run(&["-q", "generate-manifest", "main", "latest"]).fails_with_one_line(1, &hint);
     let archive = packed.data().join(archive);
     let whole = fs::read(&archive).unwrap();
     // A plain archive shows which file is damaged.

@@ -27,6 +27,9 @@ pub(crate) struct Run {
     pub(crate) code: Option<i32>,
 }
 
+/// How much data barkeep may have in memory while it copies a small cluster, in KiB: several times what it takes.
+pub(crate) const DATA_KIB_MAX: u32 = 256 << 10;
+
 impl Home {
     /// A home without servers.
     pub(crate) fn new() -> Self {
@@ -104,6 +107,14 @@ impl Home {
     /// barkeep on this home, to be run or spawned with more arguments.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
+        command.env("BARMAN_CONFIG_FILE", self.config()).env_remove("PGPASSWORD").stdin(Stdio::null());
+        command
+    }
+
+    /// The same with no more than so much data in memory, in KiB: threads' stacks and what they allocate.
+    pub(crate) fn frugal_command(&self, data_kib: u32) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -d {data_kib} && exec \"$0\" \"$@\""), barkeep()]);
         command.env("BARMAN_CONFIG_FILE", self.config()).env_remove("PGPASSWORD").stdin(Stdio::null());
         command
     }

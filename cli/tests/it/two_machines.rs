@@ -4,14 +4,14 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use barkeep_catalog::{Catalog, Layout};
 use testkit::{Cluster, Sshd, TestDir};
 
 use crate::restore_scene::{Scene, state};
-use crate::support::{Home, Run, barkeep};
+use crate::support::{DATA_KIB_MAX, Home, Run, barkeep};
 
 #[test]
 fn the_backups_user_needs_no_right_to_the_servers_files() {
@@ -69,42 +69,67 @@ fn the_backups_user_needs_no_right_to_the_servers_files() {
     assert_eq!(control.uid(), testkit::unprivileged_user().uid);
 }
 
-/// A way to a port of this machine on which everything takes a while, and which breaks after so many bytes from there,
-/// the first time.
+/// A way to a port of this machine: everything takes a while on it, no more than a window of what comes from there is under
+/// way, once it stands still, and the first connection breaks after so many bytes from there. What is lost on a real line is
+/// sent again by TCP, and is no more than a delay to those who speak over it.
 struct SlowLine {
     port: u16,
-    connections: Arc<AtomicU64>,
+    /// How many bytes came from there, by connection.
+    carried: Arc<Mutex<Vec<u64>>>,
 }
 
 const DELAY: Duration = Duration::from_millis(20);
+/// How long the line stands still, and after how many bytes of a connection.
+const STALL: Duration = Duration::from_secs(1);
+const STALLS_AFTER: u64 = 2 << 20;
+/// Largest piece that is carried at once, in bytes.
+const PIECE: usize = 32 << 10;
+/// How many pieces are under way at most: towards the far end, where the agent's executable goes, and from there.
+const WINDOWS: [usize; 2] = [128, 16];
 
 impl SlowLine {
     fn to(target: u16, breaks_after: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let connections = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&connections);
+        let carried = Arc::new(Mutex::new(Vec::new()));
+        let counted = Arc::clone(&carried);
         // It ends with the test's process.
         std::thread::spawn(move || {
-            for near in listener.incoming() {
+            for (connection, near) in listener.incoming().enumerate() {
                 let (near, far) = (near.unwrap(), TcpStream::connect(("127.0.0.1", target)).unwrap());
-                let first = counted.fetch_add(1, Ordering::SeqCst) == 0;
-                let left = if first { breaks_after } else { u64::MAX };
-                let ways = [(near.try_clone(), far.try_clone(), u64::MAX), (Ok(far), Ok(near), left)];
-                for (from, to, left) in ways {
-                    let (from, to) = (from.unwrap(), to.unwrap());
-                    std::thread::spawn(move || carry(from, to, left));
+                counted.lock().unwrap().push(0);
+                let limit = if connection == 0 { breaks_after } else { u64::MAX };
+                let ways = [(near.try_clone(), far.try_clone()), (Ok(far), Ok(near))];
+                for ((from, to), window) in ways.into_iter().zip(WINDOWS) {
+                    let (from, to, counted) = (from.unwrap(), to.unwrap(), Arc::clone(&counted));
+                    let is_back = window == WINDOWS[1];
+                    std::thread::spawn(move || {
+                        carry(from, to, window, |bytes| {
+                            let mut counted = counted.lock().unwrap();
+                            let carried = &mut counted[connection];
+                            if !is_back || *carried + bytes > limit {
+                                return (!is_back).then_some(Duration::ZERO);
+                            }
+                            *carried += bytes;
+                            let stalls = (STALLS_AFTER..STALLS_AFTER + bytes).contains(carried);
+                            Some(if stalls { STALL } else { Duration::ZERO })
+                        });
+                    });
                 }
             }
         });
-        SlowLine { port, connections }
+        SlowLine { port, carried }
+    }
+
+    fn carried(&self) -> Vec<u64> {
+        self.carried.lock().unwrap().clone()
     }
 }
 
-/// Carries bytes one way, each as late as the others.
-fn carry(mut from: TcpStream, mut to: TcpStream, mut left: u64) {
-    let (sender, receiver) = std::sync::mpsc::sync_channel::<(Instant, Vec<u8>)>(64);
-    let (mut end, input) = (to.try_clone().unwrap(), from.try_clone().unwrap());
+/// Carries bytes one way, each as late as the others, after a pause that `allow` tells, until it tells none.
+fn carry(mut from: TcpStream, to: TcpStream, window: usize, mut allow: impl FnMut(u64) -> Option<Duration>) {
+    let (sender, receiver) = std::sync::mpsc::sync_channel::<(Instant, Vec<u8>)>(window);
+    let (mut end, input) = (to, from.try_clone().unwrap());
     std::thread::spawn(move || {
         for (due, bytes) in receiver {
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -114,15 +139,14 @@ fn carry(mut from: TcpStream, mut to: TcpStream, mut left: u64) {
         }
         let _ = (end.shutdown(Shutdown::Both), input.shutdown(Shutdown::Both));
     });
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = vec![0; PIECE];
     while let Ok(bytes @ 1..) = from.read(&mut buffer) {
-        left = left.saturating_sub(bytes as u64);
-        if left == 0 || sender.send((Instant::now() + DELAY, buffer[..bytes].to_vec())).is_err() {
+        let Some(pause) = allow(bytes as u64) else { break };
+        std::thread::sleep(pause);
+        if sender.send((Instant::now() + DELAY, buffer[..bytes].to_vec())).is_err() {
             break;
         }
     }
-    drop(sender);
-    let _ = to.flush();
 }
 
 #[test]
@@ -142,10 +166,44 @@ fn over_a_long_line_that_breaks_the_next_try_goes_on() {
             .with("main", "basebackup_retry_sleep", "0")
     };
     let scene = Scene::with(Cluster::builder(15).checksums(true), configure);
-    assert_eq!(line.connections.load(Ordering::SeqCst), 2, "one that broke, and one that went on");
+    assert_eq!(line.carried().len(), 2, "one that broke, and one that went on");
     assert!(scene.home.log().contains("The copy failed"), "{}", scene.home.log());
     scene.home.run(["verify-backup", "main", "latest"]).success();
     scene.archive();
     let restored = scene.recover("restored", &[]);
     assert_eq!(state(&restored), state(&scene.cluster));
+}
+
+#[test]
+fn cut_off_on_a_long_line_it_is_gone_on_with_by_hand_in_little_memory() {
+    testkit::require_pg!(15);
+    testkit::require_sshd!();
+    let sshd = Sshd::start();
+    let line = SlowLine::to(sshd.port(), 12 << 20);
+    let cluster = Cluster::builder(15).checksums(true).start();
+    let home = Home::new()
+        .server("main", &cluster.conninfo())
+        .with("main", "backup_method", "rsync")
+        .with(
+            "main",
+            "ssh_command",
+            &sshd.ssh_command().replacen("ssh ", &format!("ssh -p {} ", line.port), 1),
+        )
+        .with("main", "network_compression", "false")
+        // What is under way when it breaks is what one of them has asked for.
+        .with("main", "parallel_jobs", "1");
+    let backup =
+        |options: &[&str]| Run::of(home.frugal_command(DATA_KIB_MAX).args(["backup", "main"]).args(options));
+    let run = backup(&[]).exits_with(1);
+    assert!(run.stderr.contains("the connection to the agent is lost"), "{run:#?}");
+    backup(&["--resume"]).success();
+    let run = backup(&["--resume"]).exits_with(1);
+    assert!(run.stderr.contains("nothing to go on with"), "{run:#?}");
+    home.run(["verify-backup", "main", "latest", "--no-parse-wal"]).success();
+    let catalog = Catalog::new(Layout::new("main", &home.join("main"), home.path()));
+    let size =
+        catalog.backups().unwrap().by_id.into_values().filter_map(|info| info.size).next_back().unwrap();
+    let carried = line.carried();
+    // What came before, but for what was under way, did not come again.
+    assert!(matches!(carried[..], [_, again] if again < size - (4 << 20)), "{carried:?} of {size}");
 }

@@ -173,16 +173,30 @@ impl FilesOptions {
         let backups = catalog.backups()?;
         let mut references = Vec::new();
         if self.resume {
-            let cut_off = backups.iter().rev().find(|other| {
-                other.id < info.id
-                    && other.status == Status::Failed
-                    && other.mode.as_deref().is_some_and(|mode| mode.starts_with("rsync"))
-                    && catalog.layout().backup_data(other.id).is_dir()
+            let copies = backups.iter().rev().filter(|other| {
+                other.id < info.id && other.mode.as_deref().is_some_and(|mode| mode.starts_with("rsync"))
             });
-            let cut_off = cut_off.ok_or_else(|| {
-                CommandError::new("there is no failed copy of files to go on with")
-                    .hint("take a backup without --resume")
-            })?;
+            let nothing = |what: String| CommandError::new(what).hint("take a backup without --resume");
+            let mut cut_off = None;
+            for other in copies {
+                match other.status {
+                    Status::Failed if catalog.layout().backup_data(other.id).is_dir() => {
+                        cut_off = Some(other);
+                        break;
+                    }
+                    Status::Done | Status::WaitingForWals => {
+                        let what = format!(
+                            "the newest copy of files, {}, is whole: there is nothing to go on with",
+                            other.id
+                        );
+                        return Err(nothing(what));
+                    }
+                    // One that failed before it had anything.
+                    _ => {}
+                }
+            }
+            let cut_off = cut_off
+                .ok_or_else(|| nothing("there is no failed copy of files to go on with".to_owned()))?;
             references.push(reference(
                 &catalog.layout().backup(cut_off.id),
                 &cut_off.tablespaces,
