@@ -1,5 +1,6 @@
 //! Parsers of option values.
 
+use std::net::{AddrParseError, SocketAddr};
 use std::path::PathBuf;
 
 /// A whole number from 1.
@@ -8,6 +9,18 @@ pub(super) fn positive(text: &str) -> Result<u32, String> {
         Ok(number) if number > 0 => Ok(number),
         _ => Err(format!("\"{text}\" is not a whole number from 1")),
     }
+}
+
+/// An address with a port; this machine's own may be called `localhost`.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    let numeric = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    let wrong = |_: AddrParseError| {
+        format!("\"{text}\" is no address with a port: write it like 127.0.0.1:9187 or [::1]:9187")
+    };
+    numeric.parse().map_err(wrong)
 }
 
 /// A path from the root.
@@ -46,6 +59,16 @@ mod tests {
         }
         for name in ["before-upgrade", "20261122", "Latest", "x y"] {
             assert_eq!(backup_name(name).as_deref(), Ok(name));
+        }
+    }
+
+    #[test]
+    fn addresses_have_a_port() {
+        let local = Ok(SocketAddr::from(([127, 0, 0, 1], 9187)));
+        assert_eq!((address("localhost:9187"), address("127.0.0.1:9187")), (local.clone(), local));
+        assert!(address("[::1]:0").is_ok());
+        for wrong in ["", "9187", ":9187", "localhost", "127.0.0.1", "127.0.0.1:99999", "example.org:1"] {
+            assert!(address(wrong).unwrap_err().contains("127.0.0.1:9187"), "{wrong}");
         }
     }
 

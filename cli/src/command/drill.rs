@@ -8,9 +8,14 @@ mod checks;
 mod expect;
 mod scratch;
 mod server;
+mod sweep;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 use std::path::Path;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use barkeep_catalog::drill::Drill;
@@ -22,23 +27,29 @@ use barkeep_catalog::{BackupInfo, Catalog, ServerLock};
 use clap::ValueEnum;
 use pgbase::checksum::{PageGeometry, check_cluster};
 use pgbase::restore::{
-    ExecuteOptions, Foreseen, PlanWarning, RestorePlan, RestoreReport, RestoreRequest, Retry, WalSupply,
-    execute, look_at, owner_for, plan_restore, resolve_timeline, select_wal,
+    ExecuteOptions, Foreseen, PlanWarning, RestoreError, RestoreEvent, RestoreObserver, RestorePlan,
+    RestoreReport, RestoreRequest, Retry, WalSupply, execute, look_at, owner_for, plan_restore,
+    resolve_timeline, select_wal,
 };
 use pgwal::{Lsn, RecoveryTarget, TargetAction, TargetKind};
 use serde_json::json;
 
 use super::restore::{choose, supply};
-use super::{signals, stored_backup};
+use super::signals::{self, Signal};
+use super::stored_backup;
 use crate::args::{DrillArgs, DrillCheck, DrillTarget};
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::{CommandError, chain};
 use crate::output::text;
+use checks::Ended;
 use scratch::Scratch;
 use server::Server;
 
 /// Where recovery settings are.
 const SETTINGS_FILE: &str = "postgresql.auto.conf";
+
+/// What a server and the programs it calls say of a full disk.
+const NO_SPACE: &str = "No space left on device";
 
 /// Tries a backup out.
 ///
@@ -72,7 +83,6 @@ pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> 
         scratch.path().display()
     ));
 
-    let begun = Instant::now();
     let jobs = stored_backup::jobs(args.jobs, &server.config);
     let options = ExecuteOptions {
         jobs,
@@ -81,38 +91,47 @@ pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> 
         })?,
         retry: Retry::NEVER,
     };
-    let report = execute(&plan, options, &()).map_err(|error| {
-        supply::look_again(&server.layout(), &error);
-        CommandError::new(format!("Backup {} can't be restored: {}", info.id, chain(&error)))
-    })?;
-    let restore_time = begun.elapsed();
-    drop(lock);
-    scratch.configure(&plan)?;
-
-    let begun = Instant::now();
-    let running = Server::start(&programs, &scratch)?;
-    let outcome = context.runtime()?.block_on(async {
-        tokio::select! {
+    let tried = context.runtime()?.block_on(async {
+        let mut stop = pin!(signals::stop());
+        let begun = Instant::now();
+        let report = restore(&plan, options, stop.as_mut()).await?.map_err(|error| {
+            supply::look_again(&server.layout(), &error);
+            CommandError::new(format!("Backup {} can't be restored: {}", info.id, chain(&error)))
+        })?;
+        let restore_time = begun.elapsed();
+        drop(lock);
+        scratch.configure(&plan)?;
+        let begun = Instant::now();
+        let running = Server::start(&programs, &scratch)?;
+        let outcome = tokio::select! {
+            biased;
+            signal = stop.as_mut() => Err(Ended::Unjudged(interrupted(signal))),
             outcome = checks::run(&running, args, check, expected.as_ref()) => outcome,
-            signal = signals::stop() => Err(CommandError::new(match signal {
-                Ok(signal) => format!("The drill was {signal}"),
-                Err(error) => format!("signals can't be awaited: {error}"),
-            })),
+        };
+        let log = running.stop();
+        let found = match outcome {
+            Ok(found) => found,
+            Err(Ended::Unjudged(error)) => return Err(error),
+            Err(Ended::Failed(error)) => {
+                checks::Found { faults: vec![failure(&error, &log)], ..checks::Found::default() }
+            }
+        };
+        // A full disk says nothing about the backup, whatever else went wrong for it.
+        if !found.faults.is_empty() && log.contains(NO_SPACE) {
+            let what =
+                format!("The drill ran out of space below {}: it has no result", scratch.path().display());
+            return Err(CommandError::new(what).hint("make room, or name a larger place with --directory"));
         }
+        let recovery_time = found.recovered.map_or_else(|| begun.elapsed(), |at| at.duration_since(begun));
+        Ok(Tried { report, found, restore_time, recovery_time })
     });
-    let log = running.stop();
-    let mut found = match outcome {
-        Ok(found) => found,
-        Err(error) if error.is_reported() => return Err(error),
-        Err(error) => checks::Found { faults: vec![failure(&error, &log)], ..checks::Found::default() },
-    };
+    let Tried { report, mut found, restore_time, recovery_time } = tried?;
     if let Some(geometry) = found.wants_pages {
         check_pages(&scratch.data(), geometry, jobs, &mut found);
     }
     // The end was asked for, and what is behind a gap can't be had.
     let gaps = plan.warnings.iter().filter(|warning| matches!(warning, PlanWarning::Gap { .. }));
     gaps.for_each(|gap| found.fault(gap.to_string()));
-    let recovery_time = found.recovered.map_or_else(|| begun.elapsed(), |at| at.duration_since(begun));
     let drill = Drill {
         id: info.id,
         at: jiff::Timestamp::now(),
@@ -125,6 +144,56 @@ pub fn run(context: &mut Context, args: &DrillArgs) -> Result<(), CommandError> 
     };
     remember(&server, &catalog, &info, &drill, &plan, &report);
     tell(&server, &drill, &found)
+}
+
+/// What came of it.
+struct Tried {
+    report: RestoreReport,
+    found: checks::Found,
+    restore_time: Duration,
+    recovery_time: Duration,
+}
+
+/// Restores in a thread of its own, until it is told to stop.
+async fn restore(
+    plan: &RestorePlan,
+    options: ExecuteOptions,
+    stop: Pin<&mut impl Future<Output = io::Result<Signal>>>,
+) -> Result<Result<RestoreReport, RestoreError>, CommandError> {
+    let ear = Arc::new(Ear::default());
+    let (plan, heard) = (plan.clone(), Arc::clone(&ear));
+    let mut work = tokio::task::spawn_blocking(move || execute(&plan, options, &*heard));
+    tokio::select! {
+        done = &mut work => {
+            done.map_err(|error| CommandError::because("the restore ended unexpectedly", &error))
+        }
+        signal = stop => {
+            ear.0.store(true, Ordering::Relaxed);
+            // What it has begun to write is removed once it has ended.
+            let _ = work.await;
+            Err(interrupted(signal))
+        }
+    }
+}
+
+/// Whether a restore is to end.
+#[derive(Default)]
+struct Ear(AtomicBool);
+
+impl RestoreObserver for Ear {
+    fn event(&self, _: RestoreEvent) {}
+
+    fn cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// It tells nothing about the backup, so nothing is recorded.
+fn interrupted(signal: io::Result<Signal>) -> CommandError {
+    match signal {
+        Ok(signal) => CommandError::new(format!("The drill was {signal}: it has no result")),
+        Err(error) => CommandError::because("signals can't be awaited", &error),
+    }
 }
 
 /// What failed, with the last words of the server's log.

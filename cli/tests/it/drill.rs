@@ -34,7 +34,7 @@ fn picture(directory: &Path) -> BTreeMap<PathBuf, (Vec<u8>, std::time::SystemTim
     found
 }
 
-fn nothing_left(packed: &Packed) {
+pub(crate) fn nothing_left(packed: &Packed) {
     let scratch = packed.barman.server_dir("main").join(".barkeep/drill");
     assert_eq!(fs::read_dir(scratch).unwrap().count(), 0);
 }

@@ -27,6 +27,7 @@ mod delta_restore;
 mod differential;
 mod drill;
 mod drill_checks;
+mod drill_interrupted;
 mod exact_deletion;
 mod file_backup;
 mod file_backup_load;

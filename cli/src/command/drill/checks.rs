@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 use barkeep_catalog::drill::LastCommit;
 use barkeep_catalog::preflight::Transaction;
 use pgbase::checksum::{CheckedCluster, PageGeometry};
-use pgwal::replication::ConnInfo;
-use pgwal::sql::connect;
+use pgwal::replication::{ConnInfo, ConnectError};
 use pgwal::sql::tokio_postgres::{Client, SimpleQueryMessage};
+use pgwal::sql::{SqlError, connect};
+use pgwal::wire::SqlState;
 
 use super::scratch::PORT;
 use super::server::Server;
 use crate::args::{DrillArgs, DrillCheck};
-use crate::error::CommandError;
+use crate::error::{CommandError, chain};
 
 /// How often it is asked whether it has recovered.
 const POLL: Duration = Duration::from_millis(20);
@@ -45,13 +46,22 @@ pub(super) struct Found {
     pub(super) faults: Vec<String>,
 }
 
+/// Why a drill ends before everything has been asked.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The restored server is not what it should be.
+    Failed(CommandError),
+    /// Nothing is known of the backup.
+    Unjudged(CommandError),
+}
+
 /// Waits until the server has recovered, and asks it everything.
 pub(super) async fn run(
     server: &Server,
     args: &DrillArgs,
     check: DrillCheck,
     expected: Option<&Transaction>,
-) -> Result<Found, CommandError> {
+) -> Result<Found, Ended> {
     let client = recovered(server, args, Duration::from_secs(args.timeout.into())).await?;
     let mut found = Found { recovered: Some(Instant::now()), ..Found::default() };
     found.reached = rows(&client, "select pg_current_wal_insert_lsn()")
@@ -69,14 +79,15 @@ pub(super) async fn run(
     let has_checksums = rows(&client, "show data_checksums").await.is_ok_and(|rows| rows == ["on"]);
     found.without_checksums = check != DrillCheck::Amcheck && !has_checksums;
     let by_amcheck = check != DrillCheck::Checksums || !has_checksums;
-    let databases = rows(&client, "select datname from pg_database where datallowconn order by 1")
-        .await
-        .map_err(|error| CommandError::new(format!("the databases can't be listed: {error}")))?;
+    let databases =
+        rows(&client, "select datname from pg_database where datallowconn order by 1").await.map_err(
+            |error| Ended::Failed(CommandError::new(format!("the databases can't be listed: {error}"))),
+        )?;
     for database in databases {
         match session(server, args, &database).await {
             Ok(client) if by_amcheck => check_database(&client, &database, version, &mut found).await,
             Ok(_) => {}
-            Err(error) => found.fault(format!("database \"{database}\" can't be opened: {error}")),
+            Err(error) => found.fault(format!("database \"{database}\" can't be opened: {}", chain(&error))),
         }
         found.databases += 1;
     }
@@ -86,7 +97,9 @@ pub(super) async fn run(
                 Ok(answers) => found.answers = answers,
                 Err(error) => found.fault(format!("the question failed: {error}")),
             },
-            Err(error) => found.fault(format!("database \"{}\" can't be opened: {error}", args.database)),
+            Err(error) => {
+                found.fault(format!("database \"{}\" can't be opened: {}", args.database, chain(&error)));
+            }
         }
     }
     let seen_all = found.unchecked == 0 && version >= HEAP_CHECKS;
@@ -136,28 +149,42 @@ async fn compare(client: &Client, expected: &Transaction, found: &mut Found) {
 }
 
 /// A session with the server, once it is out of recovery.
-async fn recovered(server: &Server, args: &DrillArgs, patience: Duration) -> Result<Client, CommandError> {
+async fn recovered(server: &Server, args: &DrillArgs, patience: Duration) -> Result<Client, Ended> {
     let begun = Instant::now();
+    let mut database = "postgres";
     loop {
         if server.has_ended() {
-            return Err(CommandError::new("the restored server gave up"));
+            return Err(Ended::Failed(CommandError::new("the restored server gave up")));
         }
         if begun.elapsed() > patience {
-            return Err(CommandError::new(format!(
+            return Err(Ended::Failed(CommandError::new(format!(
                 "the restored server did not recover within {} seconds",
                 patience.as_secs()
-            )));
+            ))));
         }
-        if let Ok(client) = session(server, args, "postgres").await
-            && rows(&client, "select pg_is_in_recovery()").await.is_ok_and(|rows| rows == ["f"])
-        {
-            return Ok(client);
+        match session(server, args, database).await {
+            Ok(client) => {
+                if rows(&client, "select pg_is_in_recovery()").await.is_ok_and(|rows| rows == ["f"]) {
+                    return Ok(client);
+                }
+            }
+            // A server that is up and refuses goes on doing so.
+            Err(SqlError::Connect(error)) => match error.sqlstate() {
+                Some(SqlState::INVALID_CATALOG_NAME) if database == "postgres" => database = "template1",
+                Some(SqlState::INVALID_AUTHORIZATION | SqlState::INVALID_CATALOG_NAME) => {
+                    let what = format!("The restored server can't be asked as user '{}'", args.user);
+                    let refused = CommandError::because(what, &error);
+                    return Err(Ended::Unjudged(refused.hint("name a superuser of it with --user")));
+                }
+                _ => {}
+            },
+            Err(_) => {}
         }
         tokio::time::sleep(POLL).await;
     }
 }
 
-async fn session(server: &Server, args: &DrillArgs, database: &str) -> Result<Client, String> {
+async fn session(server: &Server, args: &DrillArgs, database: &str) -> Result<Client, SqlError> {
     let quote = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
     let sockets = server.sockets.to_string_lossy();
     let text = format!(
@@ -167,8 +194,8 @@ async fn session(server: &Server, args: &DrillArgs, database: &str) -> Result<Cl
         quote(database)
     );
     // Nothing of the environment: this is about one server only.
-    let conninfo = ConnInfo::parse(&text, &|_| None).map_err(|error| error.to_string())?;
-    connect(&conninfo).await.map_err(|error| crate::error::chain(&error))
+    let conninfo = ConnInfo::parse(&text, &|_| None).map_err(ConnectError::from)?;
+    connect(&conninfo).await
 }
 
 async fn check_database(client: &Client, database: &str, version: u32, found: &mut Found) {
@@ -240,7 +267,7 @@ impl Found {
 
 /// The first column of each row.
 async fn rows(client: &Client, query: &str) -> Result<Vec<String>, String> {
-    let answer = client.simple_query(query).await.map_err(|error| crate::error::chain(&error))?;
+    let answer = client.simple_query(query).await.map_err(|error| chain(&error))?;
     let text = |message: &SimpleQueryMessage| match message {
         SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
         _ => None,

@@ -9,11 +9,14 @@ use barkeep_transport::durable;
 use pgbase::recovery::quote_value;
 use pgbase::restore::RestorePlan;
 
+use super::sweep;
 use crate::context::ServerContext;
 use crate::error::{CommandError, chain};
 
 /// Owner only.
 const PRIVATE: u32 = 0o700;
+/// How the directories of sockets are called.
+pub(super) const SOCKETS_NAME: &str = "barkeep-drill";
 /// How many names are tried for a directory.
 const NAME_TRIES: u32 = 64;
 
@@ -26,19 +29,22 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes a directory of its own below `parent`, or below the server's backup directory.
+    /// Makes a directory of its own below `parent`, or below the server's backup directory. To be called under the lock of
+    /// drills.
     pub(super) fn create(server: &ServerContext, parent: Option<&Path>) -> Result<Self, CommandError> {
         let parent = match parent {
             Some(parent) => std::path::absolute(parent)?,
             None => server.layout().private().join("drill"),
         };
+        // Nobody else is at it, by the lock: what is there was left by a drill that was killed.
+        sweep::sweep(&server.layout().private().join("drill"));
         let failed = |path: &Path, error: &dyn std::error::Error| {
             CommandError::new(format!("{} can't be made: {error}", path.display()))
         };
         durable::create_dir_all_mode(&parent, PRIVATE).map_err(|error| failed(&parent, &error))?;
         let path = new_directory(&parent, "drill").map_err(|error| failed(&parent, &error))?;
         let temporary = std::env::temp_dir();
-        match new_directory(&temporary, "barkeep-drill") {
+        match new_directory(&temporary, SOCKETS_NAME) {
             Ok(sockets) => Ok(Scratch { path, sockets }),
             Err(error) => {
                 let _ = fs::remove_dir(&path);

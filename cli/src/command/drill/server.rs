@@ -1,6 +1,7 @@
 //! The server of a drill: found, started as a child, and stopped whatever happens.
 
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -69,6 +70,12 @@ impl Server {
             .arg(format!("config_file={}", scratch.config().display()))
             .current_dir(scratch.path())
             .env_remove("PGDATA")
+            // Its log is read by programs as well.
+            .env_remove("LC_ALL")
+            .env_remove("LANGUAGE")
+            .env("LC_MESSAGES", "C")
+            // What is typed at the terminal is for barkeep, which then stops it.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(file.try_clone().map_err(failed)?)
             .stderr(file)
