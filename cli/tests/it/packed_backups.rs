@@ -68,6 +68,20 @@ impl Packed {
     }
 }
 
+fn a_file_that_comes_twice_is_refused(packed: &Packed) {
+    let archive = packed.data().join("base.tar");
+    let mut bytes = fs::read(&archive).unwrap();
+    let at = bytes.chunks(512).position(|block| block.starts_with(b"PG_VERSION\0")).unwrap() * 512;
+    // Header and content, again behind itself.
+    let member = bytes[at..at + 1024].to_vec();
+    bytes.splice(at..at, member);
+    fs::write(&archive, bytes).unwrap();
+    let (destination, spaces) = (packed.barman.new_dir("twice"), packed.barman.new_dir("twice-fast"));
+    let run = packed.restore(&destination, &spaces, &[]).exits_with(1);
+    assert!(run.stderr.contains("\"PG_VERSION\" is in it twice"), "{run:#?}");
+    assert_eq!(fs::read_dir(&destination).unwrap().count(), 0);
+}
+
 fn restores(major: u32, options: &str, archive: &str) {
     let packed = Packed::new(major, options);
     assert!(packed.data().join(archive).exists(), "{archive}");
@@ -79,6 +93,9 @@ fn restores(major: u32, options: &str, archive: &str) {
     packed.restore(&destination, &spaces, &["--delta-restore"]).success();
     packed.check(&destination);
     assert!(destination.join("server.crt").exists());
+    if archive == "base.tar" {
+        a_file_that_comes_twice_is_refused(&packed);
+    }
 }
 
 #[test]

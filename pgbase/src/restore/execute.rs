@@ -238,6 +238,14 @@ pub enum RestoreError {
         /// What is wrong.
         source: TarError,
     },
+    /// An archive that has two files of a name: nobody can tell which one is meant.
+    #[error("{path:?} can't be unpacked: {name:?} is in it twice")]
+    ArchivedTwice {
+        /// The archive.
+        path: PathBuf,
+        /// The file.
+        name: PathBuf,
+    },
     /// A tablespace link that the backup's record knows nothing of: its files would be missing.
     #[error("{path:?} links to a tablespace that the backup's record does not list")]
     UnknownTablespace {

@@ -3,6 +3,7 @@
 //! Names are checked by the parser and opened beneath the destination; what a restore leaves out of a data directory is
 //! left out here too. `pg_control` lands under the name that no server looks for.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use barkeep_transport::codec;
+use barkeep_transport::host::{Digest, block_digest};
 use bytes::Bytes;
 
 use super::super::facts::{RestorePlan, STAGED_WAL, TreeCopy, WalPlace};
@@ -43,6 +45,21 @@ pub(super) struct Archive {
 pub(super) struct Unpacked {
     pub(super) files: u64,
     pub(super) bytes: u64,
+}
+
+/// The files that have come out of an archive so far, in a few bytes each.
+#[derive(Debug, Default)]
+pub(super) struct Names(HashSet<Digest>);
+
+impl Names {
+    /// Takes the next one, which must be another.
+    pub(super) fn take(&mut self, archive: &Archive, name: &Path) -> Result<(), RestoreError> {
+        use std::os::unix::ffi::OsStrExt;
+        match self.0.insert(block_digest(name.as_os_str().as_bytes())) {
+            true => Ok(()),
+            false => Err(RestoreError::ArchivedTwice { path: archive.path.clone(), name: name.to_owned() }),
+        }
+    }
 }
 
 impl Archive {
@@ -86,8 +103,15 @@ pub(super) fn unpack_all(
         || (),
         |(), (index, (archive, root)), stop| {
             let rules = (*index == 0).then_some(&rules);
-            let mut job =
-                Job { archive, root, rules, options, unpacked: Unpacked::default(), control: false };
+            let mut job = Job {
+                archive,
+                root,
+                rules,
+                options,
+                unpacked: Unpacked::default(),
+                names: Names::default(),
+                control: false,
+            };
             job.run(observer, stop)?;
             files.fetch_add(job.unpacked.files, Ordering::Relaxed);
             bytes.fetch_add(job.unpacked.bytes, Ordering::Relaxed);
@@ -130,6 +154,7 @@ struct Job<'a> {
     rules: Option<&'a DataRules<'a>>,
     options: ExecuteOptions,
     unpacked: Unpacked,
+    names: Names,
     /// Whether pg_control was in it.
     control: bool,
 }
@@ -202,6 +227,7 @@ impl Job<'_> {
                 let is_control = self.rules.is_some() && path == Path::new(PG_CONTROL);
                 self.control |= is_control;
                 let name = if is_control { Path::new(CONTROL_IN_WAITING) } else { path };
+                self.names.take(self.archive, path)?;
                 self.make_way(name, None)?;
                 let made = self.root.directory.create(name, file_mode(entry.mode), owner);
                 let file = made.map_err(|source| RestoreError::write(&self.root.path.join(name), source))?;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::super::super::facts::{STAGED_WAL, WalPlace};
 use super::super::super::tree::{DataRules, PG_CONTROL, directory_mode, file_mode};
-use super::super::unpack::{Archive, PIECES_WAITING, decompress_into};
+use super::super::unpack::{Archive, Names, PIECES_WAITING, decompress_into};
 use super::super::{CONTROL_IN_WAITING, MANIFEST, PRIVATE_FILE, configure, manifest_aside, no_control};
 use super::{Far, FarRoot, RestoreError, UNPACKED, change};
 use crate::copy::{self, Directory};
@@ -59,6 +59,7 @@ impl Far<'_> {
                     root,
                     rules,
                     unpacked: Unpacked::default(),
+                    names: Names::default(),
                     pending: Vec::new(),
                     pending_bytes: 0,
                     open: None,
@@ -101,6 +102,7 @@ struct Job<'a, 'f> {
     /// For the data directory.
     rules: Option<&'a DataRules<'a>>,
     unpacked: Unpacked,
+    names: Names,
     /// What is still to be sent.
     pending: Vec<Change>,
     pending_bytes: usize,
@@ -174,6 +176,7 @@ impl Job<'_, '_> {
             copy::Kind::File => {
                 let is_control = self.rules.is_some() && path == Path::new(PG_CONTROL);
                 self.unpacked.control |= is_control;
+                self.names.take(self.archive, path)?;
                 let name = if is_control { Path::new(CONTROL_IN_WAITING) } else { path };
                 if self.root.there.get(name).is_some_and(|there| there.kind != Kind::Directory) {
                     self.push(change(self.root.root, name, Action::RemoveFile), 0)?;
