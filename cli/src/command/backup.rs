@@ -109,6 +109,9 @@ fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> 
         .map_err(|error| error.hint(format!("nothing was stored; see: barkeep check {name}")))?;
     check_identity(&catalog, &facts, &name)?;
     precheck::run(context, server, args.check_timeout)?;
+    if let Method::Files(files) = &job.method {
+        files.check_resume(&catalog)?;
+    }
 
     let started = Instant::now();
     let begin_time = Zoned::now();

@@ -218,6 +218,7 @@ fn there_is_nothing_to_go_on_with_at_first() {
     let (_cluster, home) = cluster_and_home(15);
     let run = home.run(["backup", "main", "--resume"]).exits_with(1);
     assert!(run.stderr.contains("no failed copy of files"), "{run:#?}");
+    assert_eq!(home.run(["list-backups", "main"]).success().stdout, "", "nor is anything recorded");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
-use barkeep_catalog::{BackupInfo, Catalog, Status, Tablespace};
+use barkeep_catalog::{BackupInfo, Backups, Catalog, Status, Tablespace};
 use barkeep_transport::codec::{Compression, Level};
 use barkeep_transport::remote::AgentChoice;
 use barkeep_transport::ssh::Ssh;
@@ -161,6 +161,11 @@ impl FilesOptions {
         }
     }
 
+    /// Refuses to go on with nothing, before there is a record of it.
+    pub(in super::super) fn check_resume(&self, catalog: &Catalog) -> Result<(), CommandError> {
+        if self.resume { cut_off(catalog, &catalog.backups()?).map(drop) } else { Ok(()) }
+    }
+
     /// The backups whose files may be used again.
     ///
     /// # Errors
@@ -173,36 +178,13 @@ impl FilesOptions {
         let backups = catalog.backups()?;
         let mut references = Vec::new();
         if self.resume {
-            let copies = backups.iter().rev().filter(|other| {
-                other.id < info.id && other.mode.as_deref().is_some_and(|mode| mode.starts_with("rsync"))
-            });
-            let nothing = |what: String| CommandError::new(what).hint("take a backup without --resume");
-            let mut cut_off = None;
-            for other in copies {
-                match other.status {
-                    Status::Failed if catalog.layout().backup_data(other.id).is_dir() => {
-                        cut_off = Some(other);
-                        break;
-                    }
-                    Status::Done | Status::WaitingForWals => {
-                        let what = format!(
-                            "the newest copy of files, {}, is whole: there is nothing to go on with",
-                            other.id
-                        );
-                        return Err(nothing(what));
-                    }
-                    // One that failed before it had anything.
-                    _ => {}
-                }
-            }
-            let cut_off = cut_off
-                .ok_or_else(|| nothing("there is no failed copy of files to go on with".to_owned()))?;
+            let copy = cut_off(catalog, &backups)?;
             references.push(reference(
-                &catalog.layout().backup(cut_off.id),
-                &cut_off.tablespaces,
+                &catalog.layout().backup(copy.id),
+                &copy.tablespaces,
                 0,
                 Reuse::Compare,
-                cut_off.has_compressed_files(),
+                copy.has_compressed_files(),
             ));
         }
         if let Some(reuse) = self.reuse
@@ -216,6 +198,26 @@ impl FilesOptions {
         }
         Ok(references)
     }
+}
+
+/// The copy that `--resume` goes on with: the newest one, unless a whole one came after it.
+fn cut_off<'b>(catalog: &Catalog, backups: &'b Backups) -> Result<&'b BackupInfo, CommandError> {
+    let nothing = |what: String| CommandError::new(what).hint("take a backup without --resume");
+    let is_copy = |info: &&BackupInfo| info.mode.as_deref().is_some_and(|mode| mode.starts_with("rsync"));
+    for info in backups.iter().rev().filter(is_copy) {
+        match info.status {
+            Status::Failed if catalog.layout().backup_data(info.id).is_dir() => return Ok(info),
+            Status::Done | Status::WaitingForWals => {
+                let id = info.id;
+                return Err(nothing(format!(
+                    "the newest copy of files, {id}, is whole: there is nothing to go on with"
+                )));
+            }
+            // One that failed before it had anything, or the one that is about to go on.
+            _ => {}
+        }
+    }
+    Err(nothing("there is no failed copy of files to go on with".to_owned()))
 }
 
 #[cfg(test)]
