@@ -111,6 +111,7 @@ fn back_up(context: &mut Context, server: &ServerContext, args: &BackupArgs) -> 
     precheck::run(context, server, args.check_timeout)?;
     if let Method::Files(files) = &job.method {
         files.check_resume(&catalog)?;
+        files.check_names(&facts)?;
     }
 
     let started = Instant::now();

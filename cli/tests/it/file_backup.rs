@@ -137,6 +137,15 @@ fn configuration_outside_of_the_data_directory_comes_along() {
     let copy = data(&home, &newest(&home));
     assert_eq!(fs::read(copy.join("my hba.conf")).unwrap(), fs::read(&hba).unwrap());
     postgres_accepts(15, &copy);
+    // Another of the same name would lie at the same place.
+    let other = cluster.new_dir("other");
+    let ident = other.join("my hba.conf");
+    fs::copy(cluster.data_dir().join("pg_ident.conf"), &ident).unwrap();
+    testkit::unprivileged_user().take_over(&other);
+    cluster.set("ident_file", ident.to_str().unwrap());
+    cluster.restart();
+    let run = home.run(["backup", "main"]).exits_with(1);
+    assert!(run.stderr.contains("have one name"), "{run:#?}");
 }
 
 #[test]

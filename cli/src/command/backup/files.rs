@@ -260,14 +260,7 @@ impl Copy<'_> {
             limit_kib: limits.iter().find(|(name, _)| *name == tablespace.name).map(|(_, limit)| *limit),
         });
         let outside = |path: &PathBuf| !path.starts_with(&data_directory);
-        let outside_files = match self.files.external_configuration {
-            true => Vec::new(),
-            false => ["config_file", "hba_file", "ident_file"]
-                .into_iter()
-                .filter_map(|name| facts.setting(name).map(PathBuf::from))
-                .filter(outside)
-                .collect(),
-        };
+        let outside_files = self.files.outside_files(facts);
         for file in facts.included_files.iter().map(PathBuf::from).filter(outside) {
             self.server.output.warning(format!(
                 "'{}' holds settings and lies outside of the data directory: it is not part of the backup",

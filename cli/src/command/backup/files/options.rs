@@ -1,7 +1,7 @@
 //! What the configuration and the command line say of a copy of files.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use barkeep_catalog::{BackupInfo, Backups, Catalog, Status, Tablespace};
@@ -17,6 +17,7 @@ use crate::config::{BackupMethod, ServerConfig};
 use crate::context::ServerContext;
 use crate::error::CommandError;
 
+use super::super::facts::ServerFacts;
 use super::Way;
 
 /// Most threads by default: beyond, a disk or a connection is what is waited for.
@@ -164,6 +165,37 @@ impl FilesOptions {
     /// Refuses to go on with nothing, before there is a record of it.
     pub(in super::super) fn check_resume(&self, catalog: &Catalog) -> Result<(), CommandError> {
         if self.resume { cut_off(catalog, &catalog.backups()?).map(drop) } else { Ok(()) }
+    }
+
+    /// The configuration files outside of the data directory that come along.
+    pub(super) fn outside_files(&self, facts: &ServerFacts) -> Vec<PathBuf> {
+        let data = facts.setting("data_directory").map(PathBuf::from).unwrap_or_default();
+        match self.external_configuration {
+            true => Vec::new(),
+            false => ["config_file", "hba_file", "ident_file"]
+                .into_iter()
+                .filter_map(|name| facts.setting(name).map(PathBuf::from))
+                .filter(|path| !path.starts_with(&data))
+                .collect(),
+        }
+    }
+
+    /// Refuses configuration files of one name: all are put at the top of the data directory.
+    pub(in super::super) fn check_names(&self, facts: &ServerFacts) -> Result<(), CommandError> {
+        let files = self.outside_files(facts);
+        for (index, file) in files.iter().enumerate() {
+            let taken = files.iter().take(index).find(|other| other.file_name() == file.file_name());
+            if let Some(other) = taken {
+                let what = format!(
+                    "'{}' and '{}' have one name, and a backup has room for one of them",
+                    other.display(),
+                    file.display()
+                );
+                let hint = "rename one, or keep them yourself with backup_options = external_configuration";
+                return Err(CommandError::new(what).hint(hint));
+            }
+        }
+        Ok(())
     }
 
     /// The backups whose files may be used again.
