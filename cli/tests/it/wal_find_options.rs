@@ -100,8 +100,16 @@ fn what_is_asked_for_is_found_and_a_terminal_shows_all_of_it() {
     assert!(run.stdout.contains("the first commit in this WAL is of 20"), "{run:#?}");
     let run = scene.home.run(["wal", "find", "main", "--around", "2901-01-01 00:00"]).success();
     assert!(run.stdout.contains("the last commit in this WAL is of 20"), "{run:#?}");
-    // A segment that is not full yet ends where it ends.
     assert_eq!(run.stderr, "");
+    // A segment that is not full yet ends where it ends.
+    scene.cluster.execute("checkpoint");
+    let end = scene.cluster.value("select pg_current_wal_flush_lsn()");
+    wait_for("the checkpoint to be received", 60, || {
+        let received = format!("select flush_lsn >= '{end}' from pg_stat_replication");
+        (scene.cluster.query_text(&received) == ["t"]).then_some(())
+    });
+    let run = scene.home.run(["wal", "find", "main"]).success();
+    assert!(run.stdout.contains("has not been received yet") && run.stderr.is_empty(), "{run:#?}");
     let deleted = time(&find(&scene, &["--op", "delete", "--rows", "7"])[0]);
     let alone = find(&scene, &["--between", &deleted, &deleted]);
     assert_eq!(alone.len(), 1, "{alone:?}");
