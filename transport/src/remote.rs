@@ -339,7 +339,8 @@ mod tests {
     /// What becomes of a far end that runs these lines of shell, whatever it is asked to run.
     fn connect(lines: &str) -> Result<RemoteHost, RemoteError> {
         let ssh = Ssh::from_command(&shell_words::join(["sh", "-c", lines, "far-end"])).unwrap();
-        let patience = Duration::from_millis(300);
+        // Long enough for a shell to start on a busy machine.
+        let patience = Duration::from_secs(2);
         let (choice, options) = (AgentChoice::DeployedOnly, AgentOptions::default());
         RemoteHost::connect_within(&ssh, choice, &Confinement::default(), options, patience)
     }

@@ -384,10 +384,11 @@ fn wal_list(shared: &Shared) -> Vec<String> {
 }
 
 /// Keys of barkeep's own.
-const OWN_KEYS: [&str; 8] = [
+const OWN_KEYS: [&str; 9] = [
     "agent",
     "backup_schedule",
     "barkeep_ver",
+    "drill_check",
     "drill_schedule",
     "hook_timeout",
     "manifest_checksums",
