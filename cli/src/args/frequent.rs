@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use super::{Cli, Command, GetWalArgs, GlobalArgs, PutWalArgs, WalArchiveArgs, WalRestoreArgs};
+use super::{Cli, Command, GetWalArgs, GlobalArgs, PutWalArgs, WalArchiveArgs, WalRestoreArgs, legacy};
 
 /// As [`Cli`], with fewer commands.
 #[derive(Debug, Parser)]
@@ -40,11 +40,7 @@ const NAMES: [&str; 4] = ["get-wal", "put-wal", "wal-archive", "wal-restore"];
 pub(super) fn parse(words: &[OsString]) -> Option<(Cli, ArgMatches)> {
     let is_frequent = words.iter().any(|word| NAMES.iter().any(|name| word == name));
     // "-config=x" is "--config=x" in an old script, and must not be taken for "-c onfig=x".
-    let may_be_old = |word: &OsString| {
-        let bytes = word.as_encoded_bytes();
-        bytes.len() > 2 && bytes.starts_with(b"-") && !bytes.starts_with(b"--")
-    };
-    if !is_frequent || words.iter().any(may_be_old) {
+    if !is_frequent || words.iter().any(legacy::may_be_old) {
         return None;
     }
     let matches = FrequentCli::command().try_get_matches_from(words).ok()?;

@@ -9,6 +9,10 @@ use clap::Command;
 /// Only a word that is the whole name of a long option of the command in use is touched, so a group of short options
 /// (`-qd`) stays what it is, and nothing after `--` is touched at all.
 pub(super) fn modernise(cli: &mut Command, words: Vec<OsString>) -> Vec<OsString> {
+    // Building what all commands take is most of what a short command costs.
+    if !words.iter().any(may_be_old) {
+        return words;
+    }
     cli.build();
     let mut names = long_names(cli);
     let mut seen_command = false;
@@ -32,6 +36,12 @@ pub(super) fn modernise(cli: &mut Command, words: Vec<OsString>) -> Vec<OsString
         }
     };
     words.into_iter().map(rewrite).collect()
+}
+
+/// Whether a word may be a long option with a single dash.
+pub(super) fn may_be_old(word: &OsString) -> bool {
+    let bytes = word.as_encoded_bytes();
+    bytes.len() > 2 && bytes.starts_with(b"-") && !bytes.starts_with(b"--")
 }
 
 fn long_names(command: &Command) -> Vec<String> {
