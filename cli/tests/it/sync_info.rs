@@ -19,7 +19,14 @@ fn told(home: &SharedHome, tool: Tool, words: &[&str]) -> Result<Value, String> 
     match run.code {
         Some(0) => {
             let mut told = run.json();
-            let own = ["agent", "backup_schedule", "drill_schedule", "hook_timeout", "manifest_checksums"];
+            let own = [
+                "agent",
+                "backup_schedule",
+                "drill_check",
+                "drill_schedule",
+                "hook_timeout",
+                "manifest_checksums",
+            ];
             let config = told["config"].as_object_mut().unwrap();
             config.retain(|key, _| !own.contains(&key.as_str()) && key != "notify" && key != "wal_verify");
             Ok(told)
