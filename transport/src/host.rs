@@ -303,8 +303,8 @@ pub trait Host: Debug + Send + Sync {
     fn open(&self, path: &Path, access: Access) -> Result<Root, HostError>;
 
     /// Lists everything beneath `root`, directories before what is in them, the names of each in ascending order and
-    /// once; what is in the directories `closed` is left out. A name that vanishes meanwhile is left out. In a directory opened for reading, links are followed and
-    /// told as what they lead to; one that leads nowhere is told as a link.
+    /// once; what is in the directories `closed` is left out. A name that vanishes meanwhile is left out. In a directory
+    /// opened for reading, links are followed and told as what they lead to; one that leads nowhere is told as a link.
     ///
     /// # Errors
     /// When a directory can't be listed, or `found` has an error.

@@ -1,5 +1,6 @@
 //! `sync-info`: what Barman's passive node asks this home for; and commands that are not there.
 
+use ::barkeep::config::keys::OWN_KEYS;
 use pgwal::{SegmentSize, WalFile};
 use serde_json::Value;
 
@@ -19,16 +20,8 @@ fn told(home: &SharedHome, tool: Tool, words: &[&str]) -> Result<Value, String> 
     match run.code {
         Some(0) => {
             let mut told = run.json();
-            let own = [
-                "agent",
-                "backup_schedule",
-                "drill_check",
-                "drill_schedule",
-                "hook_timeout",
-                "manifest_checksums",
-            ];
             let config = told["config"].as_object_mut().unwrap();
-            config.retain(|key, _| !own.contains(&key.as_str()) && key != "notify" && key != "wal_verify");
+            config.retain(|key, _| !OWN_KEYS.contains(&key.as_str()));
             Ok(told)
         }
         code => {

@@ -48,7 +48,9 @@ impl Left {
     /// By `postmaster.pid` (`miscadmin.h`): its process in the first line, the directory of its socket in the fifth.
     fn read(data: &Path) -> Option<Self> {
         let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
-        let pid = Pid::from_raw(text.lines().next()?.trim().parse().ok()?)?;
+        // A negative one would be a process group's.
+        let pid: i32 = text.lines().next()?.trim().parse().ok().filter(|pid| *pid > 0)?;
+        let pid = Pid::from_raw(pid)?;
         let sockets = PathBuf::from(text.lines().nth(4).unwrap_or_default());
         Some(Left { pid, data: data.to_owned(), sockets })
     }
@@ -71,5 +73,23 @@ impl Left {
                 std::thread::sleep(POLL);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rubbish_is_no_process() {
+        let data = tempfile::tempdir().unwrap();
+        assert!(Left::read(data.path()).is_none());
+        for text in ["", "x\n", "0\n", "-5\n", "99999999999\n"] {
+            fs::write(data.path().join("postmaster.pid"), text).unwrap();
+            assert!(Left::read(data.path()).is_none(), "{text}");
+        }
+        // This process, which works elsewhere: it is not that server.
+        fs::write(data.path().join("postmaster.pid"), format!("{}\n/x\n", std::process::id())).unwrap();
+        assert!(Left::read(data.path()).is_some_and(|left| !left.runs()));
     }
 }
