@@ -1,5 +1,5 @@
 //! Locks between processes: flock(2) on `.<server>-<what>.lock`, the files and the calls that Barman uses, so that
-//! the two exclude each other.
+//! the two exclude each other; and some of barkeep's own, which Barman never sees.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -27,6 +27,8 @@ pub enum Task {
     Cron,
     /// Moving WAL into the archive.
     ArchiveWal,
+    /// Reading and compressing WAL that is to be moved there. Barkeep's own, in its side folder: Barman has no such lock.
+    Archiver,
     /// Receiving WAL.
     ReceiveWal,
     /// Reading or changing the list of archived files.
@@ -46,11 +48,21 @@ impl Task {
             Task::Backup => "backup".to_owned(),
             Task::Cron => "cron".to_owned(),
             Task::ArchiveWal => "archive-wal".to_owned(),
+            Task::Archiver => "archiver".to_owned(),
             Task::ReceiveWal => "receive-wal".to_owned(),
             Task::XlogDb => "xlogdb".to_owned(),
             Task::SyncWal => "sync-wal".to_owned(),
             Task::OneBackup(id) => id.to_string(),
             Task::SyncBackup(id) => format!("{id}-sync-backup"),
+        }
+    }
+
+    /// The lock file.
+    pub fn path(self, layout: &Layout) -> PathBuf {
+        let name = self.name();
+        match self {
+            Task::Archiver => layout.private().join(format!("{name}.lock")),
+            _ => layout.lock(&name),
         }
     }
 }
@@ -104,7 +116,7 @@ impl ServerLock {
     /// # Errors
     /// As for [`try_acquire`](Self::try_acquire).
     pub fn acquire_within(layout: &Layout, task: Task, patience: Duration) -> Result<Self, LockError> {
-        Self::acquire_path_within(&layout.lock(&task.name()), patience)
+        Self::acquire_path_within(&task.path(layout), patience)
     }
 
     /// Takes the lock of this file, waiting for it as long as `patience`.
@@ -128,7 +140,7 @@ impl ServerLock {
     /// # Errors
     /// When the lock file is there and can't be asked.
     pub fn holder(layout: &Layout, task: Task) -> Result<Option<Holder>, LockError> {
-        let path = layout.lock(&task.name());
+        let path = task.path(layout);
         let failed = |source| LockError::Io { path: path.clone(), source };
         let mut file = match File::open(&path) {
             Ok(file) => file,
@@ -211,7 +223,7 @@ impl SharedLock {
         task: Task,
         patience: Duration,
     ) -> Result<Option<Self>, LockError> {
-        let path = layout.lock(&task.name());
+        let path = task.path(layout);
         let deadline = Instant::now() + patience;
         let mut file = match File::open(&path) {
             Ok(file) => file,

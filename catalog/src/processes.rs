@@ -46,9 +46,11 @@ impl Catalog {
             }
         }
         look("cron", Task::Cron)?;
+        // An archiver of ours has the first from its beginning to its end, the second only while it moves files.
+        look("archive-wal", Task::Archiver)?;
         look("archive-wal", Task::ArchiveWal)?;
         look("sync-wal", Task::SyncWal)?;
-        // A backup may have both of its locks.
+        // A backup may have both of its locks, and so may an archiver.
         let mut seen = Vec::new();
         processes.retain(|process| {
             let new = process.pid.is_none() || !seen.contains(&(process.task, process.pid));

@@ -313,6 +313,24 @@ pub fn remove_temporary_files(directory: &Path) -> Result<usize> {
     remove_temporaries(directory, remove_unsynced)
 }
 
+/// Like [`remove_temporary_files`], of the files alone whose final names are these: to be called by who knows that nobody
+/// writes one of them.
+///
+/// # Errors
+/// As for [`remove_temporary_files`].
+pub fn remove_temporary_files_of(directory: &Path, is_meant: impl Fn(&str) -> bool) -> Result<usize> {
+    remove_temporaries(directory, |path| match final_name(path) {
+        Some(name) if is_meant(name) => remove_unsynced(path),
+        _ => Ok(false),
+    })
+}
+
+/// The name that a temporary file was to get; shortened, where the temporary one would not have fitted.
+fn final_name(temporary: &Path) -> Option<&str> {
+    let name = temporary.file_name()?.to_str()?.strip_prefix('.')?;
+    name.rsplit_once(TEMPORARY_MARK).map(|(name, _)| name)
+}
+
 /// Has `remove` decide about each temporary file in a directory; how many it removed.
 fn remove_temporaries(directory: &Path, remove: impl Fn(&Path) -> Result<bool>) -> Result<usize> {
     let failed = |source| DurableError { step: Step::Remove, path: directory.to_owned(), source };

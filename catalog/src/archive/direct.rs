@@ -1,16 +1,23 @@
 //! Straight into the archive: the way of a local `archive_command`, without a stop in `incoming/`.
 
 use std::path::Path;
+use std::time::Duration;
 
-use barkeep_transport::durable;
 use jiff::Timestamp;
 use pgwal::WalFile;
 
+use super::batch::Batch;
 use super::chain::Chain;
+use super::found::Found;
+use super::parallel::Ready;
 use super::place::{self, Job, PrepareError, Prepared, Work};
-use super::{ArchiveError, ArchiveEvent, ArchiveOptions, Batch, NoHooks, Run, known_cluster};
+use super::run::Run;
+use super::{ArchiveError, ArchiveEvent, ArchiveOptions, NoHooks, known_cluster};
 use crate::lock::LockError;
-use crate::{IndexStore, Layout, ServerLock, Task, xlogdb};
+use crate::{IndexStore, Layout};
+
+/// How long Barman's archiver is waited for, when the file is ready: by way of `incoming/` it would be safe soon, too.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Archives the file at `path`, which stays where it is, in one pass: judged, indexed, compressed, listed. True when it is
 /// done: the file is durable under its own name. False when it is not for this way, and nothing was changed: another
@@ -27,54 +34,48 @@ pub fn archive_directly(
     now: Timestamp,
     mut observer: impl FnMut(ArchiveEvent),
 ) -> Result<bool, ArchiveError> {
-    let lock = match ServerLock::try_acquire(layout, Task::ArchiveWal) {
-        Err(LockError::Held { .. }) => return Ok(false),
-        lock => lock?,
+    let store = IndexStore::of(layout);
+    let mut run = match Run::begin(layout, options, now, &NoHooks, &store, &mut observer) {
+        Err(ArchiveError::Lock(LockError::Held { .. })) => return Ok(false),
+        run => run?,
     };
     if layout.wal(&file).exists() || layout.incoming.join(file.to_string()).exists() {
         return Ok(false);
     }
-    let store = IndexStore::of(layout);
-    let cluster = known_cluster(layout, &store);
-    let mut run = Run {
-        layout,
-        options,
-        now,
-        hooks: &NoHooks,
-        observer: &mut observer,
-        report: super::ArchiveReport::default(),
-        ready_directories: std::collections::BTreeSet::new(),
-        cluster,
-        store: &store,
-        lock: Some(lock),
-    };
+    run.locks.only_own()?;
     run.make_ready(layout.wal_directory(&file))?;
     let job = Job { file, source: path.to_owned(), stays: true };
     let segment = match file {
         WalFile::Segment(segment) => Some(segment),
         _ => None,
     };
+    let cluster = known_cluster(layout, &store);
     let work = Work { layout, options, cluster, chain: Chain::new(layout, &store, vec![segment]) };
-    let listed_in = xlogdb::version(layout);
-    let prepared = place::prepare_at_once(&job, &work);
-    if !matches!(&prepared, Ok(Prepared::Copy(..)) | Err(PrepareError::Archive(_))) {
+    let found = Found::of(&job, layout);
+    let outcome = place::prepare_at_once(&job, &work);
+    if !matches!(&outcome, Ok(Prepared::Copy(..)) | Err(PrepareError::Archive(_))) {
         return Ok(false);
     }
-    let mut outcome = Batch { listed_in, ..Batch::default() };
-    run.publish(&job, prepared, &mut outcome)?;
-    for directory in &outcome.directories {
-        durable::sync_dir(directory)?;
+    match run.locks.both_within(PATIENCE) {
+        Err(LockError::Held { .. }) => return Ok(false),
+        locked => locked?,
     }
+    let mut batch = Batch::new(layout, options, now);
+    batch.publish(&job, Ready { found, outcome })?;
+    if !batch.overtaken.is_empty() {
+        return Ok(false);
+    }
+    batch.sync_names()?;
     // Both only need the file to have its name.
     let (listed, indexed) = std::thread::scope(|scope| {
-        let indexing = scope.spawn(|| store.add(&outcome.indexes));
-        let listed = run.list(&outcome);
+        let indexing = scope.spawn(|| store.add(&batch.indexes));
+        let listed = batch.list();
         (listed, indexing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     listed?;
     if let Err(error) = indexed {
-        (run.observer)(ArchiveEvent::NotIndexed(error.to_string()));
+        run.tell_one(ArchiveEvent::NotIndexed(error.to_string()));
     }
-    run.tell(outcome)?;
+    run.tell(batch)?;
     Ok(true)
 }

@@ -9,6 +9,7 @@ use barkeep_transport::durable::DurableError;
 use pgwal::WalFile;
 
 use super::Origin;
+use super::found::Change;
 use super::hooks::HookStop;
 use crate::inspect::Soundness;
 use crate::lock::LockError;
@@ -90,6 +91,14 @@ pub enum ArchiveEvent {
         /// What is wrong with it.
         reason: String,
     },
+    /// Another process was at work on a file, or on the archive's file of that name, while it was read. Nothing was done
+    /// with it: what is there of it is for the next run.
+    Overtaken {
+        /// The file.
+        file: WalFile,
+        /// What the other process did.
+        change: Change,
+    },
 }
 
 /// Why a file can't be archived.
@@ -140,6 +149,8 @@ pub struct ArchiveReport {
     pub rejected: usize,
     /// Files left where they are.
     pub left: usize,
+    /// Files that another process was at work on, with which nothing was done.
+    pub overtaken: usize,
     /// Of the archived files, those that are not sound.
     pub doubtful: usize,
 }

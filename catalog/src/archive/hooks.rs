@@ -35,6 +35,11 @@ pub struct HookStop {
 /// `after` for each. Per file it is Barman's: the pre scripts come before a file is compared or compressed, the post
 /// scripts when nothing can undo it any more.
 ///
+/// Another process may archive, take or change a file between the two ([`ArchiveEvent::Overtaken`]). Then `after` is not called
+/// for it: who archives it, or the next run, calls both.
+///
+/// [`ArchiveEvent::Overtaken`]: super::ArchiveEvent::Overtaken
+///
 /// To run shell scripts: in `before` run `pre_archive_script`, then `pre_archive_retry_script`, and answer [`HookStop`]
 /// when that exits with 63; in `after` run `post_archive_retry_script`, then `post_archive_script`. `error` is what goes into
 /// `BARMAN_ERROR`.

@@ -1,12 +1,11 @@
 //! One pass over a segment's bytes.
 
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use barkeep_transport::codec::{Compression, Packer};
 use pgwal::{SegmentName, SegmentSize};
 
-use super::fill;
 use crate::inspect::{Cluster, Inspection, Inspector, SegmentIndex, Soundness};
 use crate::wal::{OpenWal, WalError};
 
@@ -116,4 +115,28 @@ pub(super) fn look_at(
         Some(inspector) => inspector.finish(again).map_err(unreadable),
         None => Err(unreadable(io::ErrorKind::UnexpectedEof.into())),
     }
+}
+
+/// Looks at one segment that is in a file.
+pub(crate) fn look_at_one(
+    segment: SegmentName,
+    open: OpenWal,
+    cluster: Option<Cluster>,
+    judge: bool,
+) -> Result<Inspection, WalError> {
+    look_at(segment, open, cluster, judge, |_| None, false, &mut Scratch::default())
+}
+
+/// Reads until `buffer` is full or the source ends.
+pub(crate) fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }

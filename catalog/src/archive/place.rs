@@ -11,8 +11,9 @@ use barkeep_transport::durable::{self, DurableError, Step, TempFile};
 use pgwal::WalFile;
 
 use super::chain::Chain;
-use super::look::{PACKED_BYTES_MAX, Scratch, look_at};
-use super::{ArchiveOptions, Verify, fill};
+use super::look::{PACKED_BYTES_MAX, Scratch, fill, look_at, look_at_one};
+use super::queue::QueuedFile;
+use super::{ArchiveOptions, Verify};
 use crate::Layout;
 use crate::inspect::{Cluster, Inspection, Soundness, judge_partial};
 use crate::wal::{OpenWal, WalError, fault_of_segment};
@@ -27,6 +28,14 @@ pub(super) struct Job {
     pub(super) file: WalFile,
     pub(super) source: PathBuf,
     pub(super) stays: bool,
+}
+
+impl Job {
+    /// The job of a file in a directory.
+    pub(super) fn of(queued: &QueuedFile, directory: &Path) -> Self {
+        let QueuedFile { file, stays } = *queued;
+        Job { file, source: directory.join(file.to_string()), stays }
+    }
 }
 
 /// What the files of a batch have in common.
@@ -57,6 +66,15 @@ pub(super) enum Prepared {
 }
 
 impl Prepared {
+    /// Whether this was found out by looking at a file that is in the archive.
+    pub(super) fn rests_on_archived(&self) -> bool {
+        match self {
+            Prepared::Copy(_, arrival) | Prepared::Link(_, arrival) => arrival.replaces,
+            Prepared::Same | Prepared::Different(_) => true,
+            Prepared::Refused(..) | Prepared::Unfit(_) | Prepared::Gone => false,
+        }
+    }
+
     /// Brings the content to stable storage. Apart from the preparation, because it waits where that works.
     pub(super) fn sync(&mut self) -> Result<(), DurableError> {
         match self {
@@ -179,8 +197,7 @@ fn is_damaged(file: WalFile, archived: &Path, work: &Work<'_>) -> bool {
         return false;
     }
     let Ok(Some(open)) = OpenWal::open(archived) else { return false };
-    super::look_at_one(segment, open, work.cluster, true)
-        .is_ok_and(|looked| looked.soundness == Soundness::Damaged)
+    look_at_one(segment, open, work.cluster, true).is_ok_and(|looked| looked.soundness == Soundness::Damaged)
 }
 
 /// Makes one file that stays where it is ready for publication, judging it while a copy is written: for when somebody
@@ -368,5 +385,22 @@ pub(super) fn compare(source: &Path, archived: &Path) -> Result<Prepared, Prepar
             return Ok(Prepared::Same);
         }
         offset += new_count as u64;
+    }
+}
+
+/// Whether two WAL files hold the same when decompressed; `None` when one of them is gone meanwhile.
+pub(crate) fn same_content(new: &Path, existing: &Path) -> Result<Option<bool>, WalError> {
+    match compare(new, existing) {
+        Ok(Prepared::Same) => Ok(Some(true)),
+        Ok(Prepared::Different(_)) => Ok(Some(false)),
+        Ok(_) => Ok(None),
+        Err(PrepareError::Source(WalError::Read { source, .. }))
+            if source.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        Err(PrepareError::Source(error)) => Err(error),
+        // Comparing writes nothing.
+        Err(PrepareError::Archive(error)) => Err(WalError::Read { path: error.path, source: error.source }),
     }
 }

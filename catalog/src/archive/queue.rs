@@ -66,6 +66,12 @@ fn sort_out(entries: Vec<(OsString, bool)>, origin: Origin, limit: usize) -> Que
     queue
 }
 
+/// Whether a file is still none that could be archived.
+pub(super) fn is_unknown(path: &Path) -> bool {
+    let is_wal = path.file_name().and_then(|name| name.to_str()?.parse::<WalFile>().ok()).is_some();
+    !is_wal || path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
+}
+
 /// A receiver resumes where the newest partial segment is, or else after the newest whole one: the first is not touched
 /// (it is being written), the second is archived and left where it is.
 fn keep_the_receivers_place(files: &mut Vec<QueuedFile>) {

@@ -7,7 +7,8 @@ use pgwal::{SegmentName, WalFile};
 
 use super::chain::Chain;
 use super::look::look_at;
-use super::{BATCH_FILES_MAX, each_of, known_cluster};
+use super::parallel::each_of;
+use super::{BATCH_FILES_MAX, known_cluster};
 use crate::index_store::{Facts, IndexStoreError};
 use crate::inspect::{Inspection, Soundness};
 use crate::wal::{OpenWal, WalError};

@@ -3,8 +3,12 @@
 use super::tests::{home, names, now};
 use super::*;
 use crate::inspect::Soundness;
+use crate::wal::OpenWal;
 use pgwal::SegmentName;
+use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use testkit::wal::{SEGMENT_BYTES, segment, segment_of};
 
 fn name(timeline: u32, number: u64) -> String {

@@ -1,8 +1,11 @@
 use super::*;
-use crate::{wal, xlogdb};
+use crate::{ServerLock, Task, wal, xlogdb};
 use barkeep_transport::durable::Step;
 use barkeep_transport::faults::Faults;
+use pgwal::WalFile;
+use std::fs;
 use std::io::{Read, Write};
+use std::path::Path;
 
 const ONE: &str = "000000010000000000000001";
 const TWO: &str = "000000010000000000000002";
@@ -42,21 +45,26 @@ fn run(layout: &Layout, options: &ArchiveOptions) -> (ArchiveReport, Vec<String>
             ArchiveEvent::Doubtful { file, note, .. } => format!("doubtful {file}: {note}"),
             ArchiveEvent::NotIndexed(error) => error,
             ArchiveEvent::Healed { file, .. } => format!("healed {file}"),
+            ArchiveEvent::Overtaken { file, change } => format!("{file} {change:?}"),
         });
     })
     .unwrap();
     (report, events)
 }
 
-fn listed(layout: &Layout) -> Vec<String> {
+pub(super) fn listed(layout: &Layout) -> Vec<String> {
     xlogdb::read(layout).unwrap().entries.iter().map(|entry| entry.file.to_string()).collect()
 }
 
 fn archived(layout: &Layout, name: &str) -> Option<String> {
+    archived_bytes(layout, name).map(|bytes| String::from_utf8(bytes).unwrap())
+}
+
+pub(super) fn archived_bytes(layout: &Layout, name: &str) -> Option<Vec<u8>> {
     let open = wal::OpenWal::open(&layout.wal(&name.parse().unwrap())).unwrap()?;
-    let mut text = String::new();
-    open.plain().unwrap().read_to_string(&mut text).unwrap();
-    Some(text)
+    let mut bytes = Vec::new();
+    open.plain().unwrap().read_to_end(&mut bytes).unwrap();
+    Some(bytes)
 }
 
 pub(super) fn names(directory: &Path) -> Vec<String> {
@@ -396,9 +404,13 @@ fn one_unreadable_source_does_not_stop_the_others() {
 #[test]
 fn only_one_process_archives() {
     let (_home, layout) = home();
-    let _lock = ServerLock::try_acquire(&layout, Task::ArchiveWal).unwrap();
-    let error = archive_wal(&layout, &ArchiveOptions::default(), now(), |_| {}).unwrap_err();
-    assert!(error.to_string().contains("holds the lock"), "{error}");
+    fs::create_dir_all(layout.private()).unwrap();
+    // Barman's archiver and ours.
+    for task in [Task::ArchiveWal, Task::Archiver] {
+        let _lock = ServerLock::try_acquire(&layout, task).unwrap();
+        let error = archive_wal(&layout, &ArchiveOptions::default(), now(), |_| {}).unwrap_err();
+        assert!(error.to_string().contains("holds the lock"), "{error}");
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use barkeep_catalog::archive::{
-    ArchiveError, ArchiveEvent, ArchiveHooks, ArchiveOptions, ArchiveReport, NoHooks, Origin, Rejection,
-    Verify, archive_wal_with,
+    ArchiveError, ArchiveEvent, ArchiveHooks, ArchiveOptions, ArchiveReport, Change, NoHooks, Origin,
+    Rejection, Verify, archive_wal_with,
 };
 use barkeep_catalog::inspect::Soundness;
 use barkeep_catalog::lock::LockError;
@@ -189,6 +189,16 @@ impl Teller<'_> {
             ArchiveEvent::NotIndexed(error) => output.warning(format!(
                 "WAL of server {name} is archived, but barkeep's index of it cannot be kept, and will be made again: {error}"
             )),
+            ArchiveEvent::Overtaken { file, change } => {
+                self.told += 1;
+                let text = format!("{file} of server {name}: {change}");
+                match change {
+                    Change::Gone => output.debug(text),
+                    Change::Rewritten | Change::Archive => {
+                        output.info(format!("{text}; the next archive-wal looks at it again"));
+                    }
+                }
+            }
             ArchiveEvent::Left { path, reason } => {
                 self.told += 1;
                 let text = format!("'{}' is not archived and stays where it is: {reason}", path.display());

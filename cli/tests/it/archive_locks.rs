@@ -1,17 +1,19 @@
 //! For how long the archiver keeps others waiting.
 
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use barkeep_catalog::{ServerLock, Task, xlogdb};
+use rustix::process::{Pid, Signal};
 use testkit::wait_for;
 
 use crate::put_wal::{put, python, tar_stream};
 use crate::stored::{archive, backup, content, deliver, home, layout, listed, names, segment};
-use crate::support::Run;
+use crate::support::{Home, Run};
 
 /// A script in the home that is executable.
-fn script(home: &crate::support::Home, name: &str, text: &str) -> String {
+fn script(home: &Home, name: &str, text: &str) -> String {
     let path = home.join(name);
     std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -89,7 +91,96 @@ fn the_list_can_be_read_while_files_are_compressed() {
     assert_eq!(listed(&home).len(), 8);
 }
 
-/// The archive's lock, which an archiver has from its first file to its last, is in nobody's way but another archiver's.
+/// An archiver that is stopped while it compresses.
+struct Compressing {
+    child: Child,
+}
+
+impl Compressing {
+    /// Begins to archive what has arrived: far more than is compressed between two looks at it.
+    fn begin(home: &Home) -> Self {
+        let child = home.command().args(["-q", "archive-wal", "main"]).stdout(Stdio::null()).spawn().unwrap();
+        let archiver = Compressing { child };
+        let directory = layout(home).wal_directory(&pgwal::WalFile::Segment(segment(1, 1)));
+        wait_for("a copy that is being written", 60, || {
+            names(&directory).iter().any(|name| name.ends_with(".tmp")).then_some(())
+        });
+        archiver.send(Signal::STOP);
+        let stat = format!("/proc/{}/stat", archiver.child.id());
+        wait_for("the archiver to stand still", 60, || {
+            let stat = std::fs::read_to_string(&stat).unwrap();
+            stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T')).then_some(())
+        });
+        assert_eq!(archive(home), [""; 0], "nothing is published before all of it is compressed");
+        archiver
+    }
+
+    fn send(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Lets it go on to its end.
+    fn finish(mut self) {
+        self.send(Signal::CONT);
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Compressing {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn barman_archives_while_barkeep_compresses() {
+    testkit::require_barman!();
+    let (count, barmans) = (48, 44);
+    let home = home().with("main", "archiver_batch_size", &barmans.to_string());
+    // Barman works on the same home without a compressor.
+    let plain = home.join("plain.conf");
+    std::fs::copy(home.config(), &plain).unwrap();
+    let home = home.with("main", "archiver_batch_size", "0").with("main", "compression", "xz");
+    home.run(["archive-wal", "main"]).success();
+    for number in 1..=count {
+        deliver(&home, segment(1, number));
+    }
+    let archiver = Compressing::begin(&home);
+    let layout = layout(&home);
+    assert_eq!(ServerLock::holder(&layout, Task::ArchiveWal).unwrap(), None);
+    // Another barkeep would write and remove the same copies.
+    let told = home.run(["archive-wal", "main"]).success().stdout;
+    assert!(told.contains("already running on server main"), "{told}");
+    let at_work = home.run(["list-processes", "main"]).success().stdout;
+    assert!(at_work.contains(&format!("{} archive-wal", archiver.child.id())), "{at_work}");
+
+    let program = testkit::programs::barman_bin_dir().unwrap().join("barman");
+    let mut barman = std::process::Command::new(program);
+    barman.arg("-c").arg(&plain).args(["archive-wal", "main"]);
+    let told = Run::of(&mut barman).success().stdout;
+    assert!(!told.contains("already running"), "{told}");
+    assert_eq!(archive(&home).len(), barmans);
+    archiver.finish();
+
+    let all: Vec<String> = (1..=count).map(|number| segment(1, number).to_string()).collect();
+    assert_eq!(archive(&home), all);
+    let mut list = listed(&home);
+    list.sort();
+    assert_eq!(list, all, "each is listed once");
+    for number in 1..=count {
+        let file = pgwal::WalFile::Segment(segment(1, number));
+        let open = barkeep_catalog::wal::find(&layout, file, false).unwrap().unwrap();
+        let mut bytes = Vec::new();
+        open.plain().unwrap().read_to_end(&mut bytes).unwrap();
+        assert!(bytes == content(segment(1, number)), "{file}");
+    }
+    assert_eq!(names(&layout.incoming), [""; 0]);
+    assert_eq!(names(&layout.errors), [""; 0]);
+    assert_eq!(names(layout.wal_directory(&pgwal::WalFile::Segment(segment(1, 1)))), all, "no copy is left");
+}
+
+/// The archive's lock, which Barman's archiver has from its first file to its last, is in nobody's way but another archiver's.
 #[test]
 fn only_another_archiver_makes_way_for_an_archiver() {
     testkit::require_barman!();

@@ -195,3 +195,17 @@ fn mode_and_time_are_kept() {
     assert_eq!(metadata.permissions().mode() & 0o777, 0o640);
     assert_eq!(metadata.modified().unwrap(), time);
 }
+
+#[test]
+fn of_the_temporary_files_those_that_are_meant_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    let others = TempFile::create(&root.join("list")).unwrap();
+    for leftover in [".a.barkeep-1.barkeep-7-1.tmp", ".b.barkeep-7-2.tmp", ".c.tmp"] {
+        fs::write(root.join(leftover), "half").unwrap();
+    }
+    let meant = |name: &str| name == "a.barkeep-1" || name == "b";
+    assert_eq!(remove_temporary_files_of(root, meant).unwrap(), 2);
+    others.publish().unwrap();
+    assert_eq!(names(root), [".c.tmp", "list"]);
+}
