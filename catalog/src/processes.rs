@@ -158,6 +158,21 @@ mod tests {
     }
 
     #[test]
+    fn an_archiver_is_one_process_whether_it_reads_or_moves_files() {
+        let (_home, catalog) = home();
+        std::fs::create_dir_all(catalog.layout().private()).unwrap();
+        let own = ServerLock::try_acquire(catalog.layout(), Task::Archiver).unwrap();
+        assert_eq!(tasks(&catalog), ["archive-wal"]);
+        let barmans = ServerLock::try_acquire(catalog.layout(), Task::ArchiveWal).unwrap();
+        assert_eq!(tasks(&catalog), ["archive-wal"]);
+        assert_eq!(catalog.processes().unwrap()[0].lock, Task::Archiver, "its end is this one's end");
+        drop(own);
+        assert_eq!(tasks(&catalog), ["archive-wal"]);
+        drop(barmans);
+        assert_eq!(tasks(&catalog), [""; 0]);
+    }
+
+    #[test]
     fn free_lock_files_go_and_held_ones_stay() {
         let (home, catalog) = home();
         drop(ServerLock::try_acquire(catalog.layout(), Task::Backup).unwrap());

@@ -32,7 +32,20 @@ pub fn archive_directly(
     file: WalFile,
     path: &Path,
     now: Timestamp,
+    observer: impl FnMut(ArchiveEvent),
+) -> Result<bool, ArchiveError> {
+    archive_with(layout, options, file, path, now, observer, || {})
+}
+
+/// `meanwhile` happens when the file is read and compressed, before it gets its name.
+pub(super) fn archive_with(
+    layout: &Layout,
+    options: &ArchiveOptions,
+    file: WalFile,
+    path: &Path,
+    now: Timestamp,
     mut observer: impl FnMut(ArchiveEvent),
+    meanwhile: impl FnOnce(),
 ) -> Result<bool, ArchiveError> {
     let store = IndexStore::of(layout);
     let mut run = match Run::begin(layout, options, now, &NoHooks, &store, &mut observer) {
@@ -56,6 +69,7 @@ pub fn archive_directly(
     if !matches!(&outcome, Ok(Prepared::Copy(..)) | Err(PrepareError::Archive(_))) {
         return Ok(false);
     }
+    meanwhile();
     match run.locks.both_within(PATIENCE) {
         Err(LockError::Held { .. }) => return Ok(false),
         locked => locked?,

@@ -62,3 +62,35 @@ impl<'a> Locks<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::home;
+    use super::*;
+
+    #[test]
+    fn barmans_lock_is_had_only_where_files_are_moved() {
+        let (_home, layout) = home();
+        let held = |task| ServerLock::holder(&layout, task).unwrap().is_some();
+        let both = || (held(Task::Archiver), held(Task::ArchiveWal));
+        let mut locks = Locks::try_both(&layout).unwrap();
+        assert_eq!(both(), (true, true));
+        assert!(Locks::try_both(&layout).is_err());
+        locks.only_own().unwrap();
+        assert_eq!(both(), (true, false));
+        assert!(Locks::try_both(&layout).is_err());
+        assert_eq!(both(), (true, false));
+        // Barman has it for longer than there is patience: ours stays as it was.
+        let barmans = ServerLock::try_acquire(&layout, Task::ArchiveWal).unwrap();
+        assert!(matches!(locks.both_within(Duration::ZERO), Err(LockError::Held { .. })));
+        drop(barmans);
+        locks.both().unwrap();
+        assert_eq!(both(), (true, true));
+        locks.release();
+        assert_eq!(both(), (false, false));
+        locks.only_own().unwrap();
+        assert_eq!(both(), (true, false));
+        drop(locks);
+        assert_eq!(both(), (false, false));
+    }
+}

@@ -9,6 +9,7 @@ use pgwal::WalFile;
 use testkit::wal::{SEGMENT_BYTES, segment};
 
 use super::batch::Batch;
+use super::found::FileState;
 use super::place::Job;
 use super::run::Run;
 use super::tests::{archived_bytes, home, listed, names, now};
@@ -151,10 +152,16 @@ fn of_both(one: Told, two: Told) -> Vec<(String, Told)> {
 
 /// Writes other bytes into a file, as long as what was there, and sets its time back.
 fn rewrite(path: &Path, bytes: &[u8]) {
+    let before = FileState::of(path).unwrap();
     let modified = fs::metadata(path).unwrap().modified().unwrap();
     let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
     std::io::Write::write_all(&mut file, bytes).unwrap();
-    file.set_modified(modified).unwrap();
+    // The system's clock for files goes by ticks.
+    testkit::wait_for("the clock to go on", 60, || {
+        file.set_modified(modified).unwrap();
+        (FileState::of(path).unwrap() != before).then_some(())
+    });
+    assert!(before.is_at(path), "but for what can't be set back, it looks the same");
 }
 
 /// Puts another file in a file's place, of the same time.
@@ -395,4 +402,86 @@ fn what_was_no_wal_and_is_now_stays() {
     fs::remove_dir(scene.source(ONE)).unwrap();
     fs::write(scene.source(ONE), content(1)).unwrap();
     assert!(!queue::is_unknown(&scene.source(ONE)));
+}
+
+/// What `archive_command` hands over is received like any other file when it can't go straight into the archive after all.
+#[test]
+fn the_direct_way_ends_where_somebody_is_quicker() {
+    type Meanwhile = fn(&Scene, &Path) -> Option<ServerLock>;
+    let meanwhile: [Meanwhile; 3] = [
+        |scene, _| {
+            scene.barman_archives(ONE, &content(1), true);
+            None
+        },
+        |_, path| {
+            rewrite(path, &other_content(1));
+            None
+        },
+        |scene, _| Some(ServerLock::try_acquire(&scene.layout, Task::ArchiveWal).unwrap()),
+    ];
+    for meanwhile in meanwhile {
+        Scene::each(|scene| {
+            let (file, path) = (ONE.parse().unwrap(), scene.layout.backup_directory.join(ONE));
+            fs::rename(scene.source(ONE), &path).unwrap();
+            let mut lock = None;
+            let heard = |event| panic!("{event:?}");
+            let (layout, options) = (&scene.layout, &scene.options);
+            let done = direct::archive_with(layout, options, file, &path, now(), heard, || {
+                lock = meanwhile(&scene, &path);
+            });
+            assert!(!done.unwrap());
+            let directory = scene.layout.wal_directory(&file);
+            assert!(!names(&directory).iter().any(|name| name.ends_with(".tmp")), "{:?}", names(&directory));
+            assert!(path.exists());
+            drop(lock);
+            let taken = scene.archived(ONE).exists();
+            let again = archive_directly(layout, options, file, &path, now(), |_| {}).unwrap();
+            assert_eq!(again, !taken, "a free name can be had the next time");
+            assert_eq!(listed(layout), [ONE]);
+        });
+    }
+}
+
+/// Hooks that do something before ONE is archived, and note whom they are told of.
+struct Meddling<'a> {
+    scene: &'a Scene,
+    told: std::cell::RefCell<Vec<String>>,
+}
+
+impl ArchiveHooks for Meddling<'_> {
+    fn before(&self, file: &HookFile<'_>) -> Result<(), HookStop> {
+        self.told.borrow_mut().push(format!("before {}", file.file));
+        if file.file.to_string() == ONE {
+            // Neither lock is held: a hook may archive by itself.
+            archive_wal(&self.scene.layout, &self.scene.options, now(), |_| {}).unwrap();
+        }
+        Ok(())
+    }
+
+    fn after(&self, file: &HookFile<'_>, error: Option<&str>) {
+        let lock = ServerLock::try_acquire(&self.scene.layout, Task::Archiver);
+        lock.and_then(|_| ServerLock::try_acquire(&self.scene.layout, Task::ArchiveWal)).unwrap();
+        self.told.borrow_mut().push(format!("after {} {error:?}", file.file));
+    }
+}
+
+#[test]
+fn no_hook_is_told_the_end_of_what_another_archived() {
+    Scene::each(|scene| {
+        let hooks = Meddling { scene: &scene, told: std::cell::RefCell::default() };
+        let mut told = Vec::new();
+        let observer = |event| tell(&mut told, event);
+        archive_wal_with(&scene.layout, &scene.options, now(), &hooks, observer).unwrap();
+        // TWO was gone before its turn came.
+        assert_eq!(*hooks.told.borrow(), [format!("before {ONE}")]);
+        let gone = || Told::Overtaken(Change::Gone);
+        assert_eq!(told, of_both(gone(), gone()));
+        scene.settles(&[], &content(1));
+        // With nobody in between, each hears of both ends.
+        let third = "000000010000000000000003";
+        fs::write(scene.source(third), content(3)).unwrap();
+        hooks.told.borrow_mut().clear();
+        archive_wal_with(&scene.layout, &scene.options, now(), &hooks, |_| {}).unwrap();
+        assert_eq!(*hooks.told.borrow(), [format!("before {third}"), format!("after {third} None")]);
+    });
 }

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use barkeep_catalog::{ServerLock, Task, xlogdb};
@@ -133,39 +134,31 @@ impl Drop for Compressing {
     }
 }
 
-#[test]
-fn barman_archives_while_barkeep_compresses() {
-    testkit::require_barman!();
-    let (count, barmans) = (48, 44);
+/// A home that wants xz, and a configuration of it by which Barman takes so many files at once, as they are.
+fn two_configurations(barmans: usize) -> (Home, PathBuf) {
     let home = home().with("main", "archiver_batch_size", &barmans.to_string());
-    // Barman works on the same home without a compressor.
     let plain = home.join("plain.conf");
     std::fs::copy(home.config(), &plain).unwrap();
     let home = home.with("main", "archiver_batch_size", "0").with("main", "compression", "xz");
     home.run(["archive-wal", "main"]).success();
-    for number in 1..=count {
-        deliver(&home, segment(1, number));
-    }
-    let archiver = Compressing::begin(&home);
-    let layout = layout(&home);
-    assert_eq!(ServerLock::holder(&layout, Task::ArchiveWal).unwrap(), None);
-    // Another barkeep would write and remove the same copies.
-    let told = home.run(["archive-wal", "main"]).success().stdout;
-    assert!(told.contains("already running on server main"), "{told}");
-    let at_work = home.run(["list-processes", "main"]).success().stdout;
-    assert!(at_work.contains(&format!("{} archive-wal", archiver.child.id())), "{at_work}");
+    (home, plain)
+}
 
+/// Barman's archiver, which has to come to its end.
+fn barman_archives(config: &Path) {
     let program = testkit::programs::barman_bin_dir().unwrap().join("barman");
     let mut barman = std::process::Command::new(program);
-    barman.arg("-c").arg(&plain).args(["archive-wal", "main"]);
-    let told = Run::of(&mut barman).success().stdout;
+    let told = Run::of(barman.arg("-c").arg(config).args(["archive-wal", "main"])).success().stdout;
     assert!(!told.contains("already running"), "{told}");
-    assert_eq!(archive(&home).len(), barmans);
-    archiver.finish();
+}
 
+/// All segments up to this one are archived, whole, and listed once; and nothing else is there.
+#[track_caller]
+fn all_is_archived_once(home: &Home, count: u64) {
+    let layout = layout(home);
     let all: Vec<String> = (1..=count).map(|number| segment(1, number).to_string()).collect();
-    assert_eq!(archive(&home), all);
-    let mut list = listed(&home);
+    assert_eq!(archive(home), all);
+    let mut list = listed(home);
     list.sort();
     assert_eq!(list, all, "each is listed once");
     for number in 1..=count {
@@ -177,7 +170,45 @@ fn barman_archives_while_barkeep_compresses() {
     }
     assert_eq!(names(&layout.incoming), [""; 0]);
     assert_eq!(names(&layout.errors), [""; 0]);
-    assert_eq!(names(layout.wal_directory(&pgwal::WalFile::Segment(segment(1, 1)))), all, "no copy is left");
+    let directory = layout.wal_directory(&pgwal::WalFile::Segment(segment(1, 1)));
+    assert_eq!(names(directory), all, "no copy is left");
+}
+
+#[test]
+fn barman_archives_while_barkeep_compresses() {
+    testkit::require_barman!();
+    let (count, barmans) = (40, 38);
+    let (home, plain) = two_configurations(barmans);
+    for number in 1..=count {
+        deliver(&home, segment(1, number));
+    }
+    let archiver = Compressing::begin(&home);
+    assert_eq!(ServerLock::holder(&layout(&home), Task::ArchiveWal).unwrap(), None);
+    // Another barkeep would write and remove the same copies.
+    let told = home.run(["archive-wal", "main"]).success().stdout;
+    assert!(told.contains("already running on server main"), "{told}");
+    let at_work = home.run(["list-processes", "main"]).success().stdout;
+    assert!(at_work.contains(&format!("{} archive-wal", archiver.child.id())), "{at_work}");
+    barman_archives(&plain);
+    assert_eq!(archive(&home).len(), barmans);
+    archiver.finish();
+    all_is_archived_once(&home, count);
+}
+
+#[test]
+fn an_archiver_that_is_killed_while_it_compresses_is_in_nobodys_way() {
+    testkit::require_barman!();
+    let (count, barmans) = (40, 38);
+    let (home, plain) = two_configurations(barmans);
+    for number in 1..=count {
+        deliver(&home, segment(1, number));
+    }
+    // Dropped, it is killed.
+    drop(Compressing::begin(&home));
+    barman_archives(&plain);
+    assert_eq!(archive(&home).len(), barmans);
+    home.run(["archive-wal", "main"]).success();
+    all_is_archived_once(&home, count);
 }
 
 /// The archive's lock, which Barman's archiver has from its first file to its last, is in nobody's way but another archiver's.
