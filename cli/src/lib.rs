@@ -38,8 +38,11 @@ pub const BARMAN_VERSION: &str = "3.20.1";
 
 /// Runs the program with this command line, the program's name first, and tells its exit code.
 pub fn run(words: Vec<OsString>) -> ExitCode {
-    let program = Program::called(words.first().map(OsString::as_os_str));
     let restores_wal = words.iter().any(|word| word.as_encoded_bytes().ends_with(b"wal-restore"));
+    if restores_wal && command::wal_restore::take_at_once(&words) {
+        return ExitCode::from(exit::OK);
+    }
+    let program = Program::called(words.first().map(OsString::as_os_str));
     let cli = match args::parse(words) {
         Ok(cli) => cli,
         Err(error) if error.kind() == clap::error::ErrorKind::DisplayVersion => {

@@ -119,6 +119,45 @@ fn what_is_prefetched_is_there_without_the_backup_host() {
     }
 }
 
+/// What lies ready needs no configuration; whatever has to be asked for comes from where the configuration says at that time.
+#[test]
+fn a_prefetcher_hands_out_what_it_has_and_does_not_outlive_its_source() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    let scene = Scene::new(15);
+    let files = scene.write_segments(6);
+    scene.archive_everything();
+    let (out, config) = (scene.dir.subdir("out"), scene.barman.config_path());
+    let to = out.join("RECOVERYXLOG");
+    let restore = |file: &str| {
+        let words =
+            ["wal-restore", "--local", "-p", "2", "--prefetch", "3", "main", file, to.to_str().unwrap()];
+        scene.on_backup_host(&words)
+    };
+    restore(&files[0]).success();
+    wait_for("the next files to be ready", 60, || {
+        let spool = out.join(all_names(&out).into_iter().find(|name| name.starts_with(SPOOL))?);
+        files[1..4].iter().all(|file| spool.join(file).exists()).then_some(())
+    });
+    let sound = fs::read_to_string(&config).unwrap();
+    fs::write(&config, "[nonsense").unwrap();
+    let run = restore(&files[1]).success();
+    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""));
+    assert!(fs::read(&to).unwrap() == fs::read(scene.wal(&files[1])).unwrap());
+
+    // Another home, with a file that the old one does not have.
+    let moved = scene.barman.home().join("moved");
+    fs::create_dir_all(moved.join("main/wals")).unwrap();
+    fs::write(moved.join("main/wals/00000009.history"), "8\t0/5000000\tmoved\n").unwrap();
+    testkit::unprivileged_user().take_over(&moved);
+    let home = format!("barman_home = {}", scene.barman.home().display());
+    assert!(sound.contains(&home), "{sound}");
+    fs::write(&config, sound.replace(&home, &format!("barman_home = {}", moved.display()))).unwrap();
+    restore("00000009.history").success();
+    assert_eq!(fs::read_to_string(&to).unwrap(), "8\t0/5000000\tmoved\n");
+}
+
 /// A cluster with a story on two timelines, all of it archived, and base backups from before.
 fn check_recovery(major: u32, far: Far, recoveries: usize) {
     let mut scene = Scene::new(major);

@@ -1,9 +1,11 @@
 //! `wal-restore`: the `restore_command` of a recovering PostgreSQL server, for a backup home on another host or on this one.
 //!
 //! The first call of a recovery starts a prefetcher in the background, which keeps the next segments ready; the calls
-//! that follow only rename. PostgreSQL takes an ordinary failure for the end of the archive, and so it takes a segment that it
-//! can read in part only: a backup host that can't be reached is tried again, a damaged segment is looked for elsewhere,
-//! and what can't be mended stops recovery instead of ending it.
+//! that follow only rename, and that before they read anything else.
+//!
+//! PostgreSQL takes an ordinary failure for the end of the archive, and so it takes a segment that it can read in part
+//! only: a backup host that can't be reached is tried again, a damaged segment is looked for elsewhere, and what can't
+//! be mended stops recovery instead of ending it.
 
 mod check;
 mod direct;
@@ -16,6 +18,7 @@ mod served;
 mod source;
 mod spool;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::thread;
@@ -27,7 +30,7 @@ use self::check::{Check, Verdict};
 use self::prefetch::Limits;
 use self::recovery::Recovery;
 use self::source::{FetchError, Remote, Source};
-use self::spool::{Answer, Spool};
+use self::spool::{Answer, CommandLine, Spool};
 use crate::args::{Destination, GlobalArgs, WalRestoreArgs};
 use crate::command::remote;
 use crate::context::{Context, Policy};
@@ -38,6 +41,22 @@ use crate::output::Output;
 const JOBS: u32 = 2;
 /// How many may be.
 const JOBS_MAX: u32 = 32;
+
+/// Puts a file in its place that lies ready, before anything else is read, the command line included: most of what a call takes
+/// else. Whether that is done. A command line that differs from a living prefetcher's in the file and the destination only was
+/// understood when that was started.
+pub(crate) fn take_at_once(words: &[OsString]) -> bool {
+    let Some(line) = CommandLine::read(words).filter(|_| !asks_for_json(words)) else { return false };
+    let Some(file) = line.file.to_str().and_then(|name| name.parse().ok()) else { return false };
+    let spool = Spool::beside(&line).filter(|_| !Spool::is_to_be_served());
+    let postmaster = || Recovery::here().map_or(0, |recovery| recovery.postmaster());
+    spool.is_some_and(|spool| spool.take_at_once(file, postmaster, line.destination.as_ref()))
+}
+
+/// Whether something may be to be printed even where all is well.
+fn asks_for_json(words: &[OsString]) -> bool {
+    words.iter().any(|word| word.as_encoded_bytes().ends_with(b"json"))
+}
 
 /// Fetches a file from another host.
 ///
@@ -146,14 +165,15 @@ impl Request {
         // Beside a recovery; elsewhere only when somebody asks for it.
         let is_wanted =
             limits.jobs > 1 && limits.bytes > 0 && (recovery.is_some() || args.parallel.is_some());
-        let spool =
-            is_wanted.then(|| Spool::new(args.spool_dir.as_deref(), &destination, identity)).flatten();
+        let words: Vec<OsString> = std::env::args_os().collect();
+        let line = CommandLine::new(&words, name.as_ref(), destination.as_os_str());
+        let spool = is_wanted.then(|| Spool::new(args.spool_dir.as_deref(), &line, identity)).flatten();
         let sleep = Duration::from_secs(args.sleep.into());
         Ok(Request { file, destination, partial: args.partial, sleep, recovery, spool, limits })
     }
 
     fn run(&self, source: &Source, output: &Output) -> Result<(), CommandError> {
-        if let Some(spool) = Spool::to_be_served() {
+        if let Some(spool) = self.spool.as_ref().and_then(Spool::to_be_served) {
             return prefetch::serve(spool, source.clone(), self.file, self.recovery.clone(), self.limits)
                 .map_err(|error| CommandError::because("cannot prefetch", &error));
         }
@@ -179,7 +199,7 @@ impl Request {
         if self
             .spool
             .as_ref()
-            .is_some_and(|spool| spool.take_at_once(self.file, postmaster, &self.destination))
+            .is_some_and(|spool| spool.take_at_once(self.file, || postmaster, &self.destination))
         {
             return Ok(());
         }

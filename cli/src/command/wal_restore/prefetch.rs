@@ -1,10 +1,11 @@
 //! The prefetcher: one process per recovery that keeps the next files ready, and ends by itself.
 //!
 //! Threads: one accepts calls and gives each a thread for its answer; some fetch, what was asked for before what is only
-//! expected; one watches whether anybody still wants this. A prefetched segment is kept only when it is sound: any
-//! other is left to the call that asks for it, which tells what is wrong with it.
+//! expected; one watches whether anybody still wants this. Where fetching takes processors from the server, one thread
+//! that lets everything else go first does all of it, as long as enough lies ready. A prefetched segment is kept only
+//! when it is sound: any other is left to the call that asks for it, which tells what is wrong with it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use pgwal::history::MAX_HISTORY_BYTES;
 use pgwal::{History, SegmentSize, WalFile};
+use rustix::fs::FallocateFlags;
 
 use super::Checked;
 use super::check::Verdict;
@@ -23,9 +25,15 @@ use super::served::Courier;
 use super::source::{FetchError, Source};
 use super::spool::{Answer, SOCKET, Spool, short_path};
 
-/// How far it steps back behind the server that replays: while that works, it has all of the processors that it can use; while it
-/// waits for a segment, nobody is in the way.
+/// How far all of it steps back behind the server that replays: while that works, it has all of the processors that it can use;
+/// while it waits for a segment, nobody is in the way.
 const NICENESS: i32 = 5;
+/// How much farther the thread steps back that fetches while enough lies ready.
+const PATIENT_NICENESS: i32 = 14;
+/// As long as fewer files than these lie ready, all threads fetch ahead.
+const FEW: usize = 2;
+/// How much longer than twice the usual time a call waits for a file that the patient thread fetches.
+const PATIENT_GRACE: Duration = Duration::from_millis(100);
 /// How often it is looked whether the recovery goes on.
 const WATCH_INTERVAL: Duration = Duration::from_millis(300);
 /// After how long without a question it ends, beside a recovery that goes on: one segment may take long to replay.
@@ -61,8 +69,7 @@ pub(super) fn serve(
     recovery: Option<Recovery>,
     limits: Limits,
 ) -> io::Result<()> {
-    // Signals of the server's process groups and terminals are not for it.
-    let _ = rustix::process::setsid();
+    leave_group();
     let _ = rustix::process::nice(NICENESS);
     spool.make()?;
     let lock = OpenOptions::new().create(true).append(true).open(spool.path().join("lock"))?;
@@ -114,12 +121,22 @@ struct Prefetcher {
     changed: Condvar,
 }
 
+/// A file being fetched.
+#[derive(Debug, Clone, Copy)]
+struct Flight {
+    since: Instant,
+    /// By the thread that lets everything else go first.
+    patient: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
     plan: Plan,
     /// What lies ready, with its size in bytes.
     ready: BTreeMap<String, u64>,
-    in_flight: BTreeSet<String>,
+    in_flight: BTreeMap<String, Flight>,
+    /// The longest that a thread that was not patient took for a file.
+    usual: Duration,
     /// Asked for, not begun.
     demanded: VecDeque<WalFile>,
     /// What can't be had, until something else is asked for.
@@ -181,14 +198,15 @@ impl Prefetcher {
         let mut line = String::new();
         BufReader::new((&stream).take(QUESTION_BYTES_MAX)).read_line(&mut line)?;
         let mut words = line.trim_end().split(' ');
-        let question =
-            (words.next(), words.next().and_then(|name| name.parse::<WalFile>().ok()), words.next());
-        let (Some("get"), Some(file), Some(postmaster)) = question else { return Ok(()) };
+        let question = (words.next(), words.next().and_then(|name| name.parse::<WalFile>().ok()));
+        let (Some("get"), Some(file)) = question else { return Ok(()) };
+        let (postmaster, source) = (words.next(), words.next());
         let ours = self.recovery.as_ref().map_or(0, Recovery::postmaster);
-        let answer = if postmaster.parse() == Ok(ours) {
+        let is_ours = postmaster.is_some_and(|postmaster| postmaster.parse() == Ok(ours));
+        let answer = if is_ours && source.is_none_or(|source| source == self.spool.source()) {
             self.demand(file, &mut stream)?
         } else {
-            // The server was started again meanwhile, perhaps from another backup.
+            // The server was started again meanwhile, perhaps from another backup, or the configuration names another home now.
             self.state().ended = true;
             Answer::Direct
         };
@@ -205,7 +223,7 @@ impl Prefetcher {
             state.plan.cursor = Some(segment);
             self.drop_what_is_behind(&mut state, &name);
         }
-        if !state.ready.contains_key(&name) && !state.in_flight.contains(&name) {
+        if !state.ready.contains_key(&name) && !state.in_flight.contains_key(&name) {
             state.demanded.push_front(file);
         }
         self.changed.notify_all();
@@ -222,10 +240,19 @@ impl Prefetcher {
             if let Some(answer) = state.refused.get(&name) {
                 return Ok(*answer);
             }
-            if !state.in_flight.contains(&name) && !state.demanded.contains(&file) {
+            if !state.in_flight.contains_key(&name) && !state.demanded.contains(&file) {
                 return Ok(Answer::Direct);
             }
-            let waited = self.changed.wait_timeout(state, SIGN_OF_LIFE);
+            let mut patience = SIGN_OF_LIFE;
+            if let Some(flight) = state.in_flight.get(&name).filter(|flight| flight.patient) {
+                let enough = state.usual * 2 + PATIENT_GRACE;
+                match enough.checked_sub(flight.since.elapsed()) {
+                    // Others leave it no processor: who asks has a better claim to one.
+                    None => return Ok(Answer::Direct),
+                    Some(left) => patience = patience.min(left),
+                }
+            }
+            let waited = self.changed.wait_timeout(state, patience);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             if told.elapsed() >= SIGN_OF_LIFE {
                 drop(state);
@@ -259,19 +286,25 @@ impl Prefetcher {
     fn fetch_for_ever(&self, number: u32) {
         let part = self.spool.path().join(format!("part-{number}"));
         let mut courier = Courier::new(&self.source);
+        // A far end is waited for more than a processor.
+        let patient = number == 0 && self.is_shared();
+        if patient {
+            let _ = rustix::process::nice(PATIENT_NICENESS);
+        }
         loop {
             let mut state = self.state();
             let file = loop {
                 if state.ended {
                     return;
                 }
-                match self.choose(&mut state) {
+                match self.choose(&mut state, patient) {
                     Some(file) => break file,
                     None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 }
             };
             let name = file.to_string();
-            state.in_flight.insert(name.clone());
+            let since = Instant::now();
+            state.in_flight.insert(name.clone(), Flight { since, patient });
             drop(state);
 
             let fetched = self.fetch(file, &part, &mut courier);
@@ -280,6 +313,9 @@ impl Prefetcher {
             state.in_flight.remove(&name);
             if state.ended {
                 return;
+            }
+            if !patient && fetched.is_ok() {
+                state.usual = state.usual.max(since.elapsed());
             }
             match fetched {
                 Ok(bytes) if fs::rename(&part, self.spool.path().join(&name)).is_ok() => {
@@ -303,19 +339,25 @@ impl Prefetcher {
         }
     }
 
+    /// Whether fetching takes processors from the server more than it waits for a far end.
+    const fn is_shared(&self) -> bool {
+        matches!(self.source, Source::Local(_))
+    }
+
     /// What to fetch next: what is asked for, else the first segment that recovery will come to and that is not at hand.
-    fn choose(&self, state: &mut State) -> Option<WalFile> {
-        if let Some(file) = state.demanded.pop_front() {
+    fn choose(&self, state: &mut State, patient: bool) -> Option<WalFile> {
+        if !patient && let Some(file) = state.demanded.pop_front() {
             return Some(file);
         }
         let size = state.plan.size?;
         let depth = depth(self.limits.bytes, size);
         let at_hand = state.ready.len() + state.in_flight.len();
-        if at_hand >= depth {
+        let is_enough = !patient && self.is_shared() && state.ready.len() >= FEW;
+        if at_hand >= depth || is_enough {
             return None;
         }
         for names in state.plan.next(depth) {
-            let has = |name: &String| state.ready.contains_key(name) || state.in_flight.contains(name);
+            let has = |name: &String| state.ready.contains_key(name) || state.in_flight.contains_key(name);
             let texts: Vec<String> = names.iter().map(ToString::to_string).collect();
             if texts.iter().any(has) {
                 continue;
@@ -336,7 +378,12 @@ impl Prefetcher {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let sink = OpenOptions::new().write(true).create(true).truncate(true).open(part)?;
+            let size = state.plan.size;
             drop(state);
+            if let (WalFile::Segment(_), Some(size)) = (file, size) {
+                // With room set aside, others' fsyncs have less of this file to wait for. Where that can't be had, it goes without.
+                let _ = rustix::fs::fallocate(&sink, FallocateFlags::KEEP_SIZE, 0, size.bytes());
+            }
             Ok(Checked::new(sink, file, self.system_id))
         };
         let checked = courier.fetch(file, create).map_err(|error| match error {
@@ -355,6 +402,17 @@ impl Prefetcher {
     }
 }
 
+/// Leaves the process group of the call that started this: its signals are not for the prefetcher. The session stays the server's:
+/// where the system shares processors between sessions first (`sched_autogroup_enabled`), being nice has no effect across them.
+fn leave_group() {
+    // At a terminal that is given up too: a question for a password would wait there for ever.
+    if File::open("/dev/tty").is_ok() {
+        let _ = rustix::process::setsid();
+    } else {
+        let _ = rustix::process::setpgid(None, None);
+    }
+}
+
 fn read_history(spool: &Spool, timeline: pgwal::TimelineId) -> Option<History> {
     let file = File::open(spool.path().join(WalFile::History(timeline).to_string())).ok()?;
     let mut text = Vec::new();
@@ -367,5 +425,66 @@ fn empty(spool: &Spool) {
     let Ok(entries) = fs::read_dir(spool.path()) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name() != "lock") {
         let _ = fs::remove_file(entry.path());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use barkeep_catalog::Layout;
+
+    fn prefetcher(directory: &std::path::Path) -> Prefetcher {
+        let destination = directory.join("RECOVERYXLOG").into_os_string();
+        let line = super::super::spool::CommandLine::new(&[], "".as_ref(), &destination);
+        let spool = Spool::new(None, &line, "").unwrap();
+        spool.make().unwrap();
+        let cursor = "000000010000000000000001".parse().ok();
+        let plan = Plan { cursor, size: Some(SegmentSize::DEFAULT), history: None };
+        Prefetcher {
+            spool,
+            source: Source::Local(Box::new(Layout::new("main", directory, directory))),
+            recovery: None,
+            system_id: None,
+            limits: Limits { jobs: 2, bytes: 128 << 20 },
+            state: Mutex::new(State { plan, ..State::default() }),
+            changed: Condvar::new(),
+        }
+    }
+
+    #[test]
+    fn what_somebody_waits_for_is_not_left_to_the_patient_thread() {
+        let directory = tempfile::tempdir().unwrap();
+        let prefetcher = prefetcher(directory.path());
+        let mut state = prefetcher.state();
+        let asked_for: WalFile = "000000010000000000000009".parse().unwrap();
+        state.demanded.push_back(asked_for);
+        let expected: WalFile = "000000010000000000000002".parse().unwrap();
+        assert_eq!(prefetcher.choose(&mut state, true), Some(expected));
+        assert_eq!(prefetcher.choose(&mut state, false), Some(asked_for));
+    }
+
+    #[test]
+    fn all_threads_fetch_ahead_only_while_little_lies_ready() {
+        let directory = tempfile::tempdir().unwrap();
+        let prefetcher = prefetcher(directory.path());
+        let mut state = prefetcher.state();
+        state.ready.insert("000000010000000000000002".to_owned(), 1);
+        let third: WalFile = "000000010000000000000003".parse().unwrap();
+        assert_eq!(prefetcher.choose(&mut state, false), Some(third));
+        state.ready.insert(third.to_string(), 1);
+        assert_eq!(prefetcher.choose(&mut state, false), None);
+        assert!(prefetcher.choose(&mut state, true).is_some());
+    }
+
+    #[test]
+    fn nobody_waits_long_for_a_thread_that_gets_no_processor() {
+        let directory = tempfile::tempdir().unwrap();
+        let prefetcher = prefetcher(directory.path());
+        let file: WalFile = "000000010000000000000002".parse().unwrap();
+        let flight = Flight { since: Instant::now(), patient: true };
+        prefetcher.state().in_flight.insert(file.to_string(), flight);
+        let (mut stream, _other) = UnixStream::pair().unwrap();
+        assert_eq!(prefetcher.demand(file, &mut stream).unwrap(), Answer::Direct);
+        assert!(flight.since.elapsed() >= PATIENT_GRACE);
     }
 }

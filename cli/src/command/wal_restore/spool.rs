@@ -1,11 +1,12 @@
 //! The directory in which the next files lie ready, and how a call asks for one.
 //!
-//! It belongs to one destination and one source, so two recoveries never share it. In it: `lock`, held by the prefetcher while
+//! It belongs to one command line and the directory of the destination, so two recoveries never share it. In it: `lock`, held by the prefetcher while
 //! it lives; `socket`, where it is asked; `owner`, the server that it works for; files under their own names, whole and checked;
 //! and `part-N`, being fetched.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
+use std::hash::{DefaultHasher, Hasher as _};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -16,7 +17,6 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use pgwal::WalFile;
-use sha2::{Digest as _, Sha256};
 
 use super::landing::Landing;
 
@@ -39,6 +39,8 @@ const ANSWER_BYTES_MAX: u64 = 64;
 pub(super) struct Spool {
     path: PathBuf,
     segment_bytes: u64,
+    /// A hash of where the files come from.
+    source: String,
 }
 
 /// What a prefetcher answers.
@@ -52,6 +54,53 @@ pub(super) enum Answer {
     Direct,
 }
 
+/// A command line as PostgreSQL repeats it, each time with another file and perhaps another destination.
+#[derive(Debug)]
+pub(super) struct CommandLine<'w> {
+    words: &'w [OsString],
+    pub(super) file: &'w OsStr,
+    pub(super) destination: &'w OsStr,
+}
+
+impl<'w> CommandLine<'w> {
+    /// One that asks for `file`.
+    pub(super) fn new(words: &'w [OsString], file: &'w OsStr, destination: &'w OsStr) -> Self {
+        CommandLine { words, file, destination }
+    }
+
+    /// One that names a file and right after it a destination, whatever the other words mean.
+    pub(super) fn read(words: &'w [OsString]) -> Option<Self> {
+        let is_file = |word: &OsString| word.to_str().is_some_and(|word| word.parse::<WalFile>().is_ok());
+        let place = words.iter().position(is_file)?;
+        let destination = words.get(place + 1).filter(|word| !word.as_encoded_bytes().starts_with(b"-"))?;
+        Some(CommandLine { words, file: &words[place], destination })
+    }
+
+    /// The directory of the destination.
+    fn beside(&self) -> Option<PathBuf> {
+        let parent = Path::new(self.destination).parent().filter(|path| !path.as_os_str().is_empty());
+        parent.unwrap_or(Path::new(".")).canonicalize().ok()
+    }
+
+    /// A hash of the directory and of all words but the file and the destination. It tells recoveries apart, and defends against
+    /// nobody; one that is computed faster than a cryptographic one's code is chosen.
+    fn key(&self, beside: &Path) -> String {
+        let mut hash = DefaultHasher::new();
+        let (mut file, mut destination) = (Some(self.file), Some(self.destination));
+        for word in self.words {
+            let changes =
+                [&mut file, &mut destination].into_iter().find(|part| part.is_some_and(|part| part == word));
+            match changes {
+                Some(place) => *place = None,
+                None => hash.write(word.as_encoded_bytes()),
+            }
+            hash.write(&[0]);
+        }
+        hash.write(beside.as_os_str().as_encoded_bytes());
+        format!("{:016x}", hash.finish())
+    }
+}
+
 impl Answer {
     pub(super) const fn word(self) -> &'static str {
         match self {
@@ -63,37 +112,51 @@ impl Answer {
 }
 
 impl Spool {
-    /// The directory for files that go beside `destination` and come from `identity`: beside the destination, so that it
-    /// only takes a rename, or below `parent`. `None` when it can't be had.
-    pub(super) fn new(parent: Option<&Path>, destination: &Path, identity: &str) -> Option<Self> {
-        let beside =
-            destination.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let beside = beside.canonicalize().ok()?;
-        let mut hash = Sha256::new();
-        hash.update(identity);
-        hash.update([0]);
-        hash.update(beside.as_os_str().as_encoded_bytes());
-        let digits: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    /// The directory for what `line` asks for, from the place that `identity` tells of: beside the destination, so that it only
+    /// takes a rename, or below `parent`. `None` when it can't be had.
+    pub(super) fn new(parent: Option<&Path>, line: &CommandLine, identity: &str) -> Option<Self> {
+        let beside = line.beside()?;
         let parent = match parent {
             Some(parent) => {
                 DirBuilder::new().recursive(true).mode(0o700).create(parent).ok()?;
                 parent.canonicalize().ok()?
             }
-            None => beside,
+            None => beside.clone(),
         };
-        Some(Spool { path: parent.join(format!("{NAME}{digits}")), segment_bytes: 0 })
+        let path = parent.join(format!("{NAME}{}", line.key(&beside)));
+        let mut hash = DefaultHasher::new();
+        hash.write(identity.as_bytes());
+        Some(Spool { path, segment_bytes: 0, source: format!("{:016x}", hash.finish()) })
+    }
+
+    /// The same directory, if it is beside the destination, for somebody who does not know where the files come from.
+    pub(super) fn beside(line: &CommandLine) -> Option<Self> {
+        let beside = line.beside()?;
+        let path = beside.join(format!("{NAME}{}", line.key(&beside)));
+        Some(Spool { path, segment_bytes: 0, source: String::new() })
+    }
+
+    /// Whether this process was started to serve a directory.
+    pub(super) fn is_to_be_served() -> bool {
+        std::env::var_os(VARIABLE).is_some()
     }
 
     /// The directory that this process is to serve, if it was started for that.
-    pub(super) fn to_be_served() -> Option<Self> {
+    pub(super) fn to_be_served(&self) -> Option<Self> {
         let value = std::env::var_os(VARIABLE)?.into_string().ok()?;
         let (segment_bytes, path) = value.split_once(':')?;
-        Some(Spool { path: PathBuf::from(path), segment_bytes: segment_bytes.parse().ok()? })
+        let (path, source) = (PathBuf::from(path), self.source.clone());
+        Some(Spool { path, segment_bytes: segment_bytes.parse().ok()?, source })
     }
 
     /// The directory.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A hash of where the files come from; empty if nobody knows.
+    pub(super) fn source(&self) -> &str {
+        &self.source
     }
 
     /// The segment size, 0 if it is not known.
@@ -117,17 +180,23 @@ impl Spool {
 
     /// Puts a file in its place that lies ready already, and tells the prefetcher without waiting for its answer. Whether that
     /// is done; if not, it has to be asked.
-    pub(super) fn take_at_once(&self, file: WalFile, postmaster: i32, destination: &Path) -> bool {
+    pub(super) fn take_at_once(
+        &self,
+        file: WalFile,
+        postmaster: impl FnOnce() -> i32,
+        destination: &Path,
+    ) -> bool {
         let Ok(directory) = File::open(&self.path) else { return false };
         // It lives, and has emptied the directory of what another one had left.
         let Ok(mut stream) = UnixStream::connect(short_path(&directory, SOCKET)) else { return false };
+        let postmaster = postmaster();
         let owner = fs::read_to_string(self.path.join(OWNER));
         if owner.ok().as_deref() != Some(&owner_line(postmaster)) || self.take(file, destination).is_err() {
             return false;
         }
         let _ = stream.set_write_timeout(Some(ANSWER_PATIENCE));
         // If it does not hear of this, it ends after a while, and the next call starts another.
-        let _ = stream.write_all(question(file, postmaster).as_bytes());
+        let _ = stream.write_all(self.question(file, postmaster).as_bytes());
         true
     }
 
@@ -140,7 +209,12 @@ impl Spool {
     pub(super) fn ask(&self, file: WalFile, postmaster: i32) -> Option<Answer> {
         let directory = File::open(&self.path).ok()?;
         let mut stream = UnixStream::connect(short_path(&directory, SOCKET)).ok()?;
-        Some(converse(&mut stream, file, postmaster).unwrap_or(Answer::Direct))
+        Some(converse(&mut stream, &self.question(file, postmaster)).unwrap_or(Answer::Direct))
+    }
+
+    fn question(&self, file: WalFile, postmaster: i32) -> String {
+        let separator = if self.source.is_empty() { "" } else { " " };
+        format!("get {file} {postmaster}{separator}{}\n", self.source)
     }
 
     /// Puts a file that is ready in its place.
@@ -175,18 +249,14 @@ pub(super) fn short_path(directory: &File, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
 }
 
-fn question(file: WalFile, postmaster: i32) -> String {
-    format!("get {file} {postmaster}\n")
-}
-
 fn owner_line(postmaster: i32) -> String {
     format!("{postmaster}\n")
 }
 
-fn converse(stream: &mut UnixStream, file: WalFile, postmaster: i32) -> io::Result<Answer> {
+fn converse(stream: &mut UnixStream, question: &str) -> io::Result<Answer> {
     stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
     stream.set_write_timeout(Some(ANSWER_PATIENCE))?;
-    stream.write_all(question(file, postmaster).as_bytes())?;
+    stream.write_all(question.as_bytes())?;
     let mut lines = BufReader::new(stream);
     loop {
         let mut line = String::new();
@@ -198,5 +268,64 @@ fn converse(stream: &mut UnixStream, file: WalFile, postmaster: i32) -> io::Resu
             "missing" => return Ok(Answer::Missing),
             _ => return Ok(Answer::Direct),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split(' ').map(OsString::from).collect()
+    }
+
+    fn path(text: &str) -> Option<PathBuf> {
+        Some(Spool::beside(&CommandLine::read(&words(text))?)?.path)
+    }
+
+    #[test]
+    fn a_command_line_is_known_by_all_but_the_file_and_the_destination() {
+        let directory = tempfile::tempdir().unwrap();
+        let to = |name: &str| directory.path().join(name).display().to_string();
+        let ready =
+            path(&format!("barkeep wal-restore main 000000010000000000000001 {}", to("RECOVERYXLOG")));
+        assert!(
+            ready.as_ref().is_some_and(|path| path.starts_with(directory.path().canonicalize().unwrap()))
+        );
+        let next = path(&format!("barkeep wal-restore main 00000002.history {}", to("RECOVERYHISTORY")));
+        assert_eq!(next, ready);
+        for other in ["barkeep wal-restore -p 4 main", "barkeep wal-restore other", "barkeep wal-restore"] {
+            assert_ne!(path(&format!("{other} 000000010000000000000001 {}", to("RECOVERYXLOG"))), ready);
+        }
+        fs::create_dir(directory.path().join("elsewhere")).unwrap();
+        let elsewhere = to("elsewhere/RECOVERYXLOG");
+        assert_ne!(path(&format!("barkeep wal-restore main 000000010000000000000001 {elsewhere}")), ready);
+    }
+
+    #[test]
+    fn a_command_line_without_a_file_and_a_destination_after_it_is_none() {
+        for other in [
+            "barkeep wal-restore main",
+            "barkeep wal-restore main 000000010000000000000001",
+            "barkeep wal-restore main 000000010000000000000001 -p 4 to",
+            "barkeep wal-restore main 00000001000000000000000g to",
+        ] {
+            assert_eq!(path(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_whole_definition_and_the_short_way_agree_on_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let to = directory.path().join("RECOVERYXLOG").into_os_string();
+        let mut words = words("barkeep wal-restore --local main 000000010000000000000001");
+        words.push(to.clone());
+        let line = CommandLine::new(&words, "000000010000000000000001".as_ref(), &to);
+        let known = Spool::new(None, &line, "a home").unwrap();
+        assert_eq!(
+            Some(known.path()),
+            CommandLine::read(&words).and_then(|line| Spool::beside(&line)).as_ref().map(Spool::path)
+        );
+        assert_ne!(known.source(), Spool::new(None, &line, "another home").unwrap().source());
     }
 }
