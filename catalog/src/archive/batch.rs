@@ -119,6 +119,10 @@ impl<'j> Batch<'j> {
             Ok(Prepared::Unfit(reason)) => self.left.push((job.source.clone(), reason)),
             Ok(Prepared::Gone) => self.overtaken.push((job.file, Change::Gone)),
             Err(PrepareError::Source(error)) => self.leave(job, error),
+            // As below: the directory was there when this began.
+            Err(PrepareError::Archive(error)) if error.kind() == io::ErrorKind::NotFound => {
+                self.overtaken.push((job.file, Change::Archive));
+            }
             Err(PrepareError::Archive(error)) => return Err(error.into()),
         }
         Ok(())

@@ -9,7 +9,8 @@ use pgwal::WalFile;
 use testkit::wal::{SEGMENT_BYTES, segment};
 
 use super::batch::Batch;
-use super::found::FileState;
+use super::found::{FileState, Found};
+use super::parallel::Ready;
 use super::place::Job;
 use super::run::Run;
 use super::tests::{archived_bytes, home, listed, names, now};
@@ -335,6 +336,17 @@ fn copies_that_were_removed_with_their_directory_are_made_again() {
     let told = scene.run_while(|_| fs::remove_dir_all(&directory).unwrap());
     assert_eq!(told, of_both(Told::Archived, Told::Archived));
     scene.settles(&[], &content(1));
+}
+
+#[test]
+fn a_directory_that_goes_before_a_copy_is_begun_costs_that_file_its_turn() {
+    let scene = Scene::new(Compression::Lz4, Verify::Warn);
+    let job = Job { file: ONE.parse().unwrap(), source: scene.source(ONE), stays: false };
+    let error = barkeep_transport::durable::TempFile::create(&scene.archived(ONE)).unwrap_err();
+    let mut batch = Batch::new(&scene.layout, &scene.options, now());
+    batch.publish(&job, Ready { found: Found::of(&job, &scene.layout), outcome: Err(error.into()) }).unwrap();
+    assert_eq!(batch.overtaken, [(job.file, Change::Archive)]);
+    scene.settles(&[(ONE, Told::Archived), (TWO, Told::Archived)], &content(1));
 }
 
 #[test]
