@@ -28,11 +28,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use barkeep_transport::durable::{self, DurableError};
-use pgwal::SegmentName;
+use pgwal::{SegmentName, WalFile};
 
 use crate::Layout;
-use crate::inspect::{Inspection, SegmentIndex};
+use crate::inspect::{self, Hash, Inspection, SegmentIndex};
 use crate::lock::{LockError, ServerLock};
+use crate::wal::{OpenWal, WalError};
 pub use format::Facts;
 
 /// Largest pack accepted, in bytes.
@@ -228,6 +229,26 @@ impl IndexStore {
             }
         }
         Ok(None)
+    }
+
+    /// Whether an archived segment has other bytes than when it was archived; `None` when it is not known what it had, or it is
+    /// not there.
+    ///
+    /// # Errors
+    /// When the store or the segment can't be read, or the segment not be decompressed.
+    pub fn is_altered(&self, layout: &Layout, segment: SegmentName) -> Result<Option<bool>, WalError> {
+        let known = self.entry(segment).map_err(|error| WalError::Read {
+            path: self.directory.clone(),
+            source: io::Error::other(error),
+        })?;
+        let Some(known) = known.map(|entry| entry.facts.hash).filter(|hash| *hash != Hash::default()) else {
+            return Ok(None);
+        };
+        let path = layout.wal(&WalFile::Segment(segment));
+        let Some(open) = OpenWal::open(&path)? else { return Ok(None) };
+        let mut source = open.plain()?;
+        let found = inspect::hash_of(&mut source).map_err(|source| WalError::Read { path, source })?;
+        Ok(Some(found != known))
     }
 
     /// Adds entries, or replaces them.

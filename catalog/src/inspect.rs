@@ -32,6 +32,8 @@ pub enum Soundness {
     Odd,
     /// Sound in itself, but it does not follow the segment before in the archive.
     Unlinked,
+    /// As far as can be told recovery gets through it, but its bytes are not those that were archived.
+    Altered,
     /// No WAL of a known version, from a cluster of unknown version: nothing can be said about it.
     Unknown,
     /// PostgreSQL would stop inside it, or not begin with it at all.
@@ -44,6 +46,11 @@ impl Soundness {
     /// Whether recovery gets through it, as far as can be told.
     pub const fn replays(self) -> bool {
         !matches!(self, Soundness::Damaged | Soundness::Foreign)
+    }
+
+    /// Whether something has happened to it, or to the segment before it: recovery may not get through, or to its end.
+    pub const fn is_damage(self) -> bool {
+        matches!(self, Soundness::Unlinked | Soundness::Altered) || !self.replays()
     }
 
     /// Whether there is nothing to tell about it.
@@ -285,6 +292,23 @@ impl Inspector {
         let expected = self.cluster?.system_id;
         let found = long.system_id;
         (found != expected).then(|| FaultKind::SystemId { found, expected }.to_string())
+    }
+}
+
+/// The hash of all that `source` gives.
+///
+/// # Errors
+/// When it can't be read.
+pub(crate) fn hash_of(source: &mut dyn Read) -> io::Result<Hash> {
+    let mut hash = XxHash3_128::new();
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        match source.read(&mut piece) {
+            Ok(0) => return Ok(hash.finish_128().to_be_bytes()),
+            Ok(count) => hash.write(piece.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -310,7 +310,7 @@ impl<'a> Reception<'a> {
     }
 
     /// Whether a file of that name is there, and whether it has the same content. An archived segment that is known to be
-    /// damaged does not count, when a sound one comes: the archiver will put that in its place.
+    /// damaged or altered does not count, when a sound one comes: the archiver will put that in its place.
     fn compare(
         &self,
         file: WalFile,
@@ -325,7 +325,7 @@ impl<'a> Reception<'a> {
                     Some(false)
                         if existing != new.path()
                             && soundness == Soundness::Sound
-                            && self.is_damaged(file) => {}
+                            && self.gives_way(file, path)? => {}
                     Some(same) => {
                         if same {
                             durable::sync_file(&existing)?;
@@ -355,11 +355,19 @@ impl<'a> Reception<'a> {
         Ok(list.append(&[entry])?)
     }
 
-    /// Whether an archived segment was found to be damaged.
-    fn is_damaged(&self, file: WalFile) -> bool {
-        let WalFile::Segment(segment) = file else { return false };
-        let entry = self.store.entry(segment).ok().flatten();
-        entry.is_some_and(|entry| entry.facts.soundness == Soundness::Damaged)
+    /// Whether an archived segment was found to be damaged, or to be no more what was archived, which the new one is.
+    fn gives_way(&self, file: WalFile, new: &Path) -> Result<bool, WalError> {
+        let WalFile::Segment(segment) = file else { return Ok(false) };
+        let Some(entry) = self.store.entry(segment).ok().flatten() else { return Ok(false) };
+        match entry.facts.soundness {
+            Soundness::Damaged => Ok(true),
+            Soundness::Altered => {
+                let Some(open) = OpenWal::open(new)? else { return Ok(false) };
+                let looked = archive::look_at_one(segment, open, self.cluster, false)?;
+                Ok(looked.hash == entry.facts.hash)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Puts a refused file into `errors/`, unless the same is there already: a PostgreSQL server tries again every minute.

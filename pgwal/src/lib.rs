@@ -11,6 +11,7 @@ mod ahead {
     pub(crate) const fn of_record(_input: &[u8], _record_bytes: usize) {}
     pub(crate) const fn of_page(_input: &[u8]) {}
 }
+pub mod behind;
 mod checksum;
 pub mod decoder;
 pub mod fault;
@@ -26,6 +27,7 @@ pub mod record;
 #[cfg(feature = "replication")]
 pub mod replication;
 pub mod rmgr;
+pub mod seam;
 pub mod segment;
 #[cfg(feature = "sql")]
 pub mod sql;

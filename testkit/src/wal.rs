@@ -48,6 +48,40 @@ pub fn segment_of(system_id: u64, timeline: u32, start: u64, segment_bytes: usiz
     wal
 }
 
+/// Bytes of the last record of a [`joined_segment`] that are in the next one.
+const JOIN_BYTES: usize = 64;
+/// Flags of a page that begins a segment and continues a record.
+const LONG_AND_CONTINUES: u16 = 3;
+
+/// Like [`segment`], but its last record ends in the next segment, and it begins with the end of the last one's.
+pub fn joined_segment(timeline: u32, start: u64, segment_bytes: usize) -> Vec<u8> {
+    let mut wal = segment(timeline, start, segment_bytes, 0);
+    let last_page = (segment_bytes - PAGE_BYTES) as u64;
+    let crossing = |start: u64| {
+        let begin = start + last_page + SHORT_HEADER_BYTES as u64;
+        let mut bytes = Vec::new();
+        let before = begin - PAGE_BYTES as u64;
+        record(&mut bytes, before, PAGE_BYTES - SHORT_HEADER_BYTES + JOIN_BYTES, &mut (begin | 1));
+        (begin, bytes)
+    };
+    let (before, rest) = crossing(start - segment_bytes as u64);
+    wal[2..4].copy_from_slice(&LONG_AND_CONTINUES.to_le_bytes());
+    wal[16..20].copy_from_slice(&(JOIN_BYTES as u32).to_le_bytes());
+    let body = LONG_HEADER_BYTES + JOIN_BYTES;
+    wal[LONG_HEADER_BYTES..body].copy_from_slice(&rest[rest.len() - JOIN_BYTES..]);
+    let mut put = |at: usize, before: u64, bytes: usize| {
+        let mut whole = Vec::new();
+        record(&mut whole, before, bytes, &mut ((start + at as u64) | 1));
+        wal[at..at + bytes].copy_from_slice(&whole);
+    };
+    put(body, before, PAGE_BYTES - body);
+    put(PAGE_BYTES + SHORT_HEADER_BYTES, start + body as u64, PAGE_BYTES - SHORT_HEADER_BYTES);
+    let (_, open) = crossing(start);
+    let at = segment_bytes - PAGE_BYTES + SHORT_HEADER_BYTES;
+    wal[at..].copy_from_slice(&open[..PAGE_BYTES - SHORT_HEADER_BYTES]);
+    wal
+}
+
 /// Where the record on the page before `address` begins.
 fn record_before(address: u64, segment_bytes: usize) -> u64 {
     let Some(page) = address.checked_sub(PAGE_BYTES as u64) else { return 0 };

@@ -14,10 +14,10 @@ use super::chain::Chain;
 use super::look::{PACKED_BYTES_MAX, Scratch, fill, look_at, look_at_one};
 use super::queue::QueuedFile;
 use super::{ArchiveOptions, Verify};
-use crate::Layout;
-use crate::inspect::{Cluster, Inspection, Soundness, judge_partial};
+use crate::inspect::{Cluster, Hash, Inspection, Soundness, judge_partial};
 use crate::wal::{OpenWal, WalError, fault_of_segment};
 use crate::xlogdb::{WalEntry, seconds};
+use crate::{IndexStore, Layout};
 
 /// Size of the pieces in which files are copied and compared, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
@@ -138,10 +138,13 @@ pub(super) fn prepare(
     {
         return Ok(Prepared::Unfit(fault));
     }
-    let mut replaces = false;
+    let mut replaces = None;
     if archived {
         match compare(&job.source, &destination)? {
-            Prepared::Different(_) if is_damaged(job.file, &destination, work) => replaces = true,
+            Prepared::Different(why) => match flaw(job.file, &destination, work) {
+                Some(flaw) => replaces = Some(flaw),
+                None => return Ok(Prepared::Different(why)),
+            },
             other => return Ok(other),
         }
     }
@@ -168,9 +171,15 @@ pub(super) fn prepare(
         Ok(inspection) => inspection,
         Err((soundness, note)) => return Ok(Prepared::Refused(soundness, note)),
     };
-    if replaces && inspection.as_ref().is_none_or(|found| found.soundness != Soundness::Sound) {
-        return Ok(Prepared::Different("neither of the two is sound".to_owned()));
+    let is_sound = inspection.as_ref().is_some_and(|found| found.soundness == Soundness::Sound);
+    match &replaces {
+        Some(_) if !is_sound => return Ok(Prepared::Different("neither of the two is sound".to_owned())),
+        Some(Flaw::Altered(hash)) if inspection.as_ref().is_none_or(|found| found.hash != *hash) => {
+            return Ok(Prepared::Different("neither of the two is what was archived".to_owned()));
+        }
+        _ => {}
     }
+    let replaces = replaces.is_some();
     if links {
         return Ok(Prepared::Link(job.source.clone(), Arrival { entry, inspection, replaces }));
     }
@@ -190,14 +199,27 @@ pub(super) fn prepare(
     Ok(Prepared::Copy(copy, Arrival { entry, inspection, replaces }))
 }
 
-/// Whether an archived segment is damaged, so that another one may take its place. Where segments are not judged, none is.
-fn is_damaged(file: WalFile, archived: &Path, work: &Work<'_>) -> bool {
-    let WalFile::Segment(segment) = file else { return false };
+/// Why another segment may take an archived one's place.
+enum Flaw {
+    /// It is damaged.
+    Damaged,
+    /// It is not what was archived, which had this hash.
+    Altered(Hash),
+}
+
+/// What is wrong with an archived segment. Where segments are not judged, nothing is.
+fn flaw(file: WalFile, archived: &Path, work: &Work<'_>) -> Option<Flaw> {
+    let WalFile::Segment(segment) = file else { return None };
     if work.options.verify == Verify::Off {
-        return false;
+        return None;
     }
-    let Ok(Some(open)) = OpenWal::open(archived) else { return false };
-    look_at_one(segment, open, work.cluster, true).is_ok_and(|looked| looked.soundness == Soundness::Damaged)
+    let open = OpenWal::open(archived).ok()??;
+    let looked = look_at_one(segment, open, work.cluster, true).ok()?;
+    if looked.soundness == Soundness::Damaged {
+        return Some(Flaw::Damaged);
+    }
+    let known = IndexStore::of(work.layout).entry(segment).ok()??.facts.hash;
+    (known != Hash::default() && known != looked.hash).then_some(Flaw::Altered(known))
 }
 
 /// Makes one file that stays where it is ready for publication, judging it while a copy is written: for when somebody

@@ -3,16 +3,19 @@
 
 use std::num::NonZeroUsize;
 
-use pgwal::{SegmentName, WalFile};
+use pgwal::{Lsn, SegmentName, WalFile};
 
 use super::chain::Chain;
 use super::look::look_at;
 use super::parallel::each_of;
 use super::{BATCH_FILES_MAX, known_cluster};
 use crate::index_store::{Facts, IndexStoreError};
-use crate::inspect::{Inspection, Soundness};
+use crate::inspect::{Hash, Inspection, Soundness};
 use crate::wal::{OpenWal, WalError};
 use crate::{IndexStore, Layout};
+
+/// What is told of a segment in which a bit has changed without any record's being at fault.
+const ALTERED: &str = "its bytes are not those that were archived";
 
 /// What came of one segment.
 #[derive(Debug)]
@@ -68,16 +71,10 @@ pub fn index_archive(
             outcomes.push(match result {
                 Ok(Some((inspection, stored_bytes))) => {
                     let mut facts = Facts::of(*segment, &inspection, stored_bytes);
-                    let before = known.get(*segment).map(|entry| &entry.facts);
-                    if facts.soundness.is_fine()
-                        && before
-                            .is_some_and(|before| (before.bytes, before.hash) != (facts.bytes, facts.hash))
-                    {
-                        // Every record is sound, and yet a bit has changed where no record is; or it is another file.
-                        facts.soundness = Soundness::Odd;
-                        facts.note = "its bytes are not those that were archived".to_owned();
-                    }
                     let Inspection { index, .. } = inspection;
+                    let open = index.as_ref().and_then(|index| index.tail.as_ref()?.open.as_ref());
+                    let open = open.map(|record| record.lsn);
+                    compare(&mut facts, known.get(*segment).map(|entry| &entry.facts), open);
                     entries.push((facts.clone(), index));
                     Indexed::Read(facts)
                 }
@@ -89,4 +86,32 @@ pub fn index_archive(
         outcomes.into_iter().for_each(&mut each);
     }
     Ok(())
+}
+
+/// Holds what was found against what was archived. That is remembered until the segment is as it was, however often it is read.
+/// `open` is the last record, where its end is in the next segment.
+fn compare(facts: &mut Facts, archived: Option<&Facts>, open: Option<Lsn>) {
+    let archived = archived.filter(|archived| archived.hash != Hash::default());
+    let is_whole = facts.soundness.replays();
+    match archived {
+        Some(archived) if (archived.bytes, archived.hash) != (facts.bytes, facts.hash) => {
+            if is_whole {
+                // Every record that is all there is sound, and yet a bit has changed: where no record is, or in the last one, whose
+                // end is in the next segment.
+                if facts.soundness < Soundness::Unlinked {
+                    facts.soundness = Soundness::Altered;
+                }
+                let before = std::mem::replace(&mut facts.note, ALTERED.to_owned());
+                if !before.is_empty() {
+                    facts.note = format!("{ALTERED}: {before}");
+                } else if let Some(lsn) = open {
+                    facts.note =
+                        format!("{ALTERED}, perhaps in the record at {lsn}, whose end is in the next one");
+                }
+            }
+            (facts.bytes, facts.hash) = (archived.bytes, archived.hash);
+        }
+        None if !is_whole => facts.hash = Hash::default(),
+        _ => {}
+    }
 }

@@ -32,7 +32,7 @@ pub struct Facts {
     pub chained: bool,
     /// Its length when decompressed, in bytes.
     pub bytes: u64,
-    /// The hash of its decompressed bytes.
+    /// The hash of its decompressed bytes when they were first known to be whole; zeros when they never were.
     pub hash: Hash,
     /// The length of its file in the archive, in bytes.
     pub stored_bytes: u64,
@@ -110,6 +110,7 @@ const fn code(soundness: Soundness) -> u8 {
         Soundness::Unknown => 4,
         Soundness::Damaged => 5,
         Soundness::Foreign => 6,
+        Soundness::Altered => 7,
     }
 }
 
@@ -122,6 +123,7 @@ const fn soundness_of(code: u8) -> Option<Soundness> {
         4 => Soundness::Unknown,
         5 => Soundness::Damaged,
         6 => Soundness::Foreign,
+        7 => Soundness::Altered,
         _ => return None,
     })
 }

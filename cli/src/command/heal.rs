@@ -78,8 +78,10 @@ pub(super) fn fetch_missing(
 /// Archived segments that are known to be damaged.
 fn damaged(server: &ServerContext) -> Vec<SegmentName> {
     let Ok(indexes) = IndexStore::of(&server.layout()).load() else { return Vec::new() };
-    let facts =
-        indexes.iter().map(|entry| &entry.facts).filter(|facts| facts.soundness == Soundness::Damaged);
+    let facts = indexes
+        .iter()
+        .map(|entry| &entry.facts)
+        .filter(|facts| matches!(facts.soundness, Soundness::Damaged | Soundness::Altered));
     let is_there = |segment: &SegmentName| server.layout().wal(&WalFile::Segment(*segment)).exists();
     facts.map(|facts| facts.segment).filter(is_there).take(SEGMENTS_MAX).collect()
 }

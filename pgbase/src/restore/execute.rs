@@ -7,6 +7,7 @@ mod old_wal;
 mod over;
 mod prune;
 mod remote;
+mod seams;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -341,6 +342,7 @@ fn restore(
         sources: &content.sources,
         ground,
         wal_directory: &wal_directory,
+        seams: seams::Seams::new(plan),
         method: &method,
         options,
         observer,

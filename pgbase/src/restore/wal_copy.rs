@@ -5,9 +5,11 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use barkeep_transport::codec::{Compression, MAGIC_BYTES};
+use pgwal::behind::Behind;
 use pgwal::decoder::Keep;
 use pgwal::history::MAX_HISTORY_BYTES;
-use pgwal::{Decoder, Fault, FaultKind, Parts, SegmentName, SegmentSize, WalFile};
+use pgwal::seam::{Followed, LooseEnd};
+use pgwal::{Decoder, Fault, FaultKind, Lsn, Parts, SegmentName, SegmentSize, WalFile};
 
 use super::wal::{WalCopy, WalKind};
 use crate::copy::{CopyMethod, Directory, Owner, copy_buffered};
@@ -17,15 +19,27 @@ const WAL_FILE_MODE: u32 = 0o600;
 /// Size of the pieces in which a segment is read again to be checked, in bytes.
 const PIECE_BYTES: usize = 128 << 10;
 
-/// Copies one WAL file into `to` under its plain name and answers its size there.
+/// How a segment that was placed ends.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// Nothing goes on behind it, or nothing can be said.
+    Unknown,
+    /// Its WAL goes on to its last byte, and there between two records.
+    Full,
+    /// Its last record goes on in the next segment.
+    Loose(Box<LooseEnd>),
+}
+
+/// Copies one WAL file into `to` under its plain name. Where segments follow, its WAL may not end before its last byte.
 pub(super) fn place(
     wal: &WalCopy,
     to: &Directory,
     size: SegmentSize,
     owner: Option<Owner>,
     method: &CopyMethod,
+    goes_on: bool,
     progress: &dyn Fn(u64) -> io::Result<()>,
-) -> io::Result<u64> {
+) -> io::Result<Ending> {
     let mut from = File::open(wal.source.path())?;
     let metadata = from.metadata()?;
     if !metadata.is_file() {
@@ -57,44 +71,73 @@ pub(super) fn place(
         let bounded = compression.reader(from)?.take(limit + 1);
         copy_buffered(&mut Checked { source: bounded, check: check.as_mut() }, &mut file, progress)?
     };
-    if let Some(fault) = check.and_then(Check::finish).filter(|_| written == limit) {
-        let text = format!("it is damaged: {fault}; recovery would stop there");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-    }
+    let ending = match check {
+        Some(check) if written == limit => check.finish(goes_on).map_err(|fault| damaged(&fault))?,
+        _ => Ending::Unknown,
+    };
     match wal.kind {
-        WalKind::Segment if written != limit => Err(wrong_size(written, limit)),
-        WalKind::Partial | WalKind::History if written > limit => Err(wrong_size(written, limit)),
-        WalKind::Partial if written < limit => {
-            // The server takes no segment but a whole one; zeros are how it knows the end of what was written.
-            file.set_len(limit)?;
-            Ok(limit)
-        }
-        _ => Ok(written),
+        WalKind::Segment if written != limit => return Err(wrong_size(written, limit)),
+        WalKind::Partial | WalKind::History if written > limit => return Err(wrong_size(written, limit)),
+        // The server takes no segment but a whole one; zeros are how it knows the end of what was written.
+        WalKind::Partial if written < limit => file.set_len(limit)?,
+        _ => {}
     }
+    Ok(ending)
+}
+
+/// Reads what another segment holds of a record that goes on there.
+pub(super) fn follow(end: &LooseEnd, next: &WalCopy) -> io::Result<Followed> {
+    let mut from = File::open(next.source.path())?;
+    let compression = Compression::detect(&first_bytes(&mut from)?);
+    end.follow(&mut compression.reader(from)?)
+}
+
+/// Damage that recovery would take for the end of WAL.
+pub(super) fn damaged(fault: &Fault) -> io::Error {
+    let text = format!("it is damaged: {fault}; recovery would stop there");
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 /// Reads the records of a segment as its bytes pass by.
 struct Check {
     decoder: Decoder,
-    fault: Option<Fault>,
+    start: Lsn,
+    size: SegmentSize,
+    passed: u64,
+    fault: Option<(Fault, Behind)>,
 }
 
 impl Check {
     /// `None` when there is nothing to go by: a name of another segment size is found out elsewhere.
     fn of(segment: SegmentName, size: SegmentSize) -> Option<Self> {
-        let decoder = Decoder::new(segment.first_lsn(size)?, size).with_keep(Keep::Headers);
-        Some(Check { decoder, fault: None })
+        let start = segment.first_lsn(size)?;
+        let decoder = Decoder::new(start, size).with_keep(Keep::Headers);
+        Some(Check { decoder, start, size, passed: 0, fault: None })
     }
 
-    fn pass(&mut self, mut bytes: &[u8]) {
-        while self.fault.is_none() {
+    fn pass(&mut self, bytes: &[u8]) {
+        if self.fault.is_none()
+            && let Some(fault) = self.first_fault(bytes)
+        {
+            let next = Lsn::from_u64(self.start.as_u64().saturating_add(self.passed));
+            self.fault = Some((fault, Behind::new(self.start, &fault, self.decoder.version(), next)));
+        }
+        if let Some((_, behind)) = &mut self.fault {
+            behind.feed(bytes);
+        }
+        self.passed += bytes.len() as u64;
+    }
+
+    fn first_fault(&mut self, mut bytes: &[u8]) -> Option<Fault> {
+        loop {
             match self.decoder.next(&mut bytes) {
-                Ok(None) => return,
+                Ok(None) => return None,
                 Ok(Some(record)) => {
-                    let kind = Parts::check(&record).err();
-                    self.fault = kind.map(|kind| Fault { lsn: record.lsn, kind });
+                    if let Err(kind) = Parts::check(&record) {
+                        return Some(Fault { lsn: record.lsn, kind });
+                    }
                 }
-                Err(fault) => self.fault = Some(fault),
+                Err(fault) => return Some(fault),
             }
         }
     }
@@ -111,8 +154,9 @@ impl Check {
         }
     }
 
-    /// What is wrong, but for the ways in which WAL ends inside a segment: zeros, or what a recycled file held before.
-    fn finish(self) -> Option<Fault> {
+    /// How it ends, or what is wrong. Where nothing goes on behind it, WAL may end inside it: with zeros, or with what a recycled
+    /// file held before.
+    fn finish(self, goes_on: bool) -> Result<Ending, Fault> {
         let ends = |fault: &Fault| {
             matches!(
                 fault.kind,
@@ -121,7 +165,14 @@ impl Check {
                     | FaultKind::PageAddress { .. }
             )
         };
-        self.fault.filter(|fault| !ends(fault))
+        match self.fault {
+            Some((fault, behind)) if !goes_on && ends(&fault) && !behind.goes_on() => Ok(Ending::Unknown),
+            Some((fault, _)) => Err(fault),
+            None => Ok(match LooseEnd::of(&self.decoder, self.size) {
+                Some(end) => Ending::Loose(Box::new(end)),
+                None => Ending::Full,
+            }),
+        }
     }
 }
 

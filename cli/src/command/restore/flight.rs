@@ -1,15 +1,19 @@
 //! Pre-flight: which backup, along which timeline, and where recovery will stop. Found in the archive before anything is
 //! copied; what can't lead to the target is refused, with what can.
 
+use std::num::NonZeroUsize;
+
+use barkeep_catalog::archive::{Indexed, index_archive};
 use barkeep_catalog::preflight::{Preflight, Stop, Unreachable, Verdict, Why};
-use barkeep_catalog::wal_map::{LoadOptions, Loaded, Start, load};
-use barkeep_catalog::{BackupInfo, Backups, Catalog, Layout};
+use barkeep_catalog::wal_map::{Break, LoadOptions, Loaded, Start, load};
+use barkeep_catalog::{BackupInfo, Backups, Catalog, IndexStore, Layout};
 use pgbase::restore::{Foreseen, resolve_timeline};
-use pgwal::{History, RecoveryTarget, SegmentSize, TargetKind, TargetTimeline, TimelineId};
+use pgwal::{History, RecoveryTarget, SegmentName, SegmentSize, TargetKind, TargetTimeline, TimelineId};
 
 use super::{choose, tell};
 use crate::args::RestoreArgs;
 use crate::command::stored_backup;
+use crate::command::windows::end_in_words;
 use crate::context::ServerContext;
 use crate::error::{CommandError, chain};
 
@@ -252,6 +256,13 @@ impl Airfield<'_> {
         };
         let mut flight = self.flight(candidate.info, target, foreseen);
         flight.lines.push(tell::reachable(&flight.target, stop));
+        if let Some(why) = stop.cut_short.as_ref().filter(|by| matches!(by, Break::Damaged { .. })) {
+            let why = end_in_words(why).unwrap_or_default();
+            flight.warnings.push(format!("Recovery will not get past {}: {why}", stop.at));
+        }
+        if flight.target.kind.is_none() {
+            flight.warnings.extend(self.altered_at_the_end(timeline, stop));
+        }
         if stop.same_name_later > 0 {
             flight.warnings.push(format!(
                 "There are {} later restore points of this name: recovery stops at the first, at {}; the others are reached \
@@ -260,6 +271,26 @@ impl Airfield<'_> {
             ));
         }
         flight
+    }
+
+    /// What is wrong with the segment that all ends with, where its last record goes on in one that is not there: no checksum tells
+    /// that then. It is remembered.
+    fn altered_at_the_end(&self, timeline: TimelineId, stop: &Stop) -> Option<String> {
+        let segment = SegmentName::ending_at(timeline, stop.at, self.loaded.map.size);
+        if !matches!(IndexStore::of(self.layout).is_altered(self.layout, segment), Ok(Some(true))) {
+            return None;
+        }
+        let mut note = None;
+        let kept = index_archive(self.layout, &[segment], Some(NonZeroUsize::MIN), |indexed| {
+            if let Indexed::Read(facts) = indexed {
+                note = Some(facts.note);
+            }
+        });
+        kept.ok().and(note).map(|note| {
+            format!(
+                "Segment {segment} is not sound: {note}. Recovery would not get past that, whatever follows"
+            )
+        })
     }
 
     /// A restore that doesn't: refused, unless it is to be tried all the same, or waits for what may still come.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use barkeep_catalog::archive::{Indexed, index_archive};
-use barkeep_catalog::{Layout, wal, xlogdb};
+use barkeep_catalog::{IndexStore, Layout, wal, xlogdb};
 use pgbase::recovery::command_word;
 use pgbase::restore::{AvailableWal, RestoreError};
 use pgwal::{History, PgTimestamp, SegmentName, SegmentSize, TimelineId, WalFile};
@@ -91,9 +91,15 @@ pub(in crate::command) fn look_again(layout: &Layout, error: &RestoreError) -> b
         return false;
     };
     let mut is_damaged = false;
+    // With its neighbours: it may be a record that goes over from one into the other.
+    let size = IndexStore::of(layout).entry(segment).ok().flatten().and_then(|entry| entry.index());
+    let size = size.map_or(SegmentSize::DEFAULT, |index| index.segment_size);
+    let all = [segment.previous(size), Some(segment), segment.next(size)];
+    let is_archived = |segment: &SegmentName| layout.wal(&WalFile::Segment(*segment)).exists();
+    let together: Vec<SegmentName> = all.into_iter().flatten().filter(is_archived).collect();
     // Where it can't be kept, the restore has failed all the same, and says why.
-    let kept = index_archive(layout, &[segment], Some(NonZeroUsize::MIN), |indexed| {
-        is_damaged = matches!(indexed, Indexed::Read(facts) if !facts.soundness.is_fine());
+    let kept = index_archive(layout, &together, Some(NonZeroUsize::MIN), |indexed| {
+        is_damaged |= matches!(indexed, Indexed::Read(facts) if facts.soundness.is_damage());
     });
     is_damaged && kept.is_ok()
 }

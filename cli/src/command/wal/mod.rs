@@ -17,7 +17,7 @@ mod verify;
 use std::io::{self, BufWriter, StdoutLock, Write};
 
 use crate::args::{WalArgs, WalCommand, WalSource};
-use crate::context::{Context, Policy};
+use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
 use crate::output::{Format, Output};
 use input::Input;
@@ -56,7 +56,10 @@ pub fn run(output: &Output, context: Option<&Context>, args: &WalArgs) -> Result
     }
     let input = Input::open(&source, &archive, args.command.may_end())?;
     let done = match &args.command {
-        WalCommand::Verify(args) => verify::run(&input, args, &mut lines).map(|()| None),
+        WalCommand::Verify(args) => {
+            let layout = server.as_ref().map(ServerContext::layout);
+            verify::run(&input, args, layout.as_ref(), &mut lines).map(|()| None)
+        }
         WalCommand::Stats(args) => stats::run(&input, args, &mut lines),
         WalCommand::Dump(args) => dump::run(&input, args, &mut lines),
         WalCommand::Index(args) => index::run(&input, args, &mut lines),

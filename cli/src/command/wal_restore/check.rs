@@ -2,7 +2,8 @@
 
 use pgwal::decoder::Keep;
 use pgwal::page::{LONG_HEADER_BYTES, identify_segment};
-use pgwal::{Decoder, Fault, Parts, SegmentName};
+use pgwal::seam::LooseEnd;
+use pgwal::{Decoder, Fault, Parts, SegmentName, SegmentSize};
 
 /// What is wrong with a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,13 @@ impl Check {
             self.head = head;
         }
         self.feed(bytes);
+    }
+
+    /// How it ends, when all bytes were taken in and nothing is wrong: with a record that goes on in the next segment.
+    pub(super) fn loose_end(&self) -> Option<LooseEnd> {
+        let decoder = self.decoder.as_ref().filter(|_| self.verdict == Verdict::Sound)?;
+        let size = SegmentSize::new(self.bytes).filter(|_| self.expected_bytes == Some(self.bytes))?;
+        LooseEnd::of(decoder, size)
     }
 
     /// The verdict, when all bytes were taken in.

@@ -10,7 +10,7 @@ use super::extent::{Extent, extent};
 use super::landing::Landing;
 use super::recovery::Recovery;
 use super::source::{FetchError, Source};
-use super::{Checked, Request};
+use super::{Checked, Looked, Request, seam};
 use crate::error::{CommandError, exit};
 use crate::output::Output;
 
@@ -87,10 +87,15 @@ impl Request {
     fn fetch_from(&self, source: &Source, partial: bool) -> Result<Arrival, FetchError> {
         let checked = source.fetch(self.file, partial, || self.sink())?;
         let bytes = checked.bytes;
-        let (landing, verdict) = checked.finish();
+        let Looked { sink: landing, verdict, .. } = checked.finish();
         let usable = |landing, note| Ok(Arrival::Usable(Fetched { landing, bytes, note }));
         let why = match verdict {
-            Verdict::Sound => return usable(landing, None),
+            Verdict::Sound => {
+                return match self.break_before(&landing) {
+                    Some(why) => Ok(Arrival::Broken(Fetched { landing, bytes, note: None }, why)),
+                    None => usable(landing, None),
+                };
+            }
             Verdict::Useless(why) => return Err(FetchError::Damaged(why)),
             Verdict::Faulty(why) => why,
         };
@@ -122,6 +127,13 @@ impl Request {
         }
     }
 
+    /// Why the record that the segment should begin with the rest of is damaged, if it is. It can be told only where the
+    /// recovering server has the segment before.
+    fn break_before(&self, landing: &Landing) -> Option<String> {
+        let (WalFile::Segment(segment), Some(recovery)) = (self.file, &self.recovery) else { return None };
+        seam::break_after_pg_wal(recovery, segment, landing.reopen().ok()?)
+    }
+
     /// A sound copy from elsewhere on this machine: on its way into the archive, or in the recovering server's `pg_wal`.
     fn other_copy(&self, source: &Source, why: &str) -> Option<Fetched> {
         let in_pg_wal = |recovery: &Recovery| recovery.wal_directory().join(self.file.to_string());
@@ -130,10 +142,11 @@ impl Request {
             let mut checked = self.sink().ok()?;
             Source::fetch_path(&path, &mut checked).ok()?;
             let bytes = checked.bytes;
-            let (landing, verdict) = checked.finish();
+            let Looked { sink: landing, verdict, .. } = checked.finish();
+            let is_sound = verdict == Verdict::Sound && self.break_before(&landing).is_none();
             let note =
                 format!("WAL file '{}' is damaged: {why}. '{}' takes its place", self.file, path.display());
-            (verdict == Verdict::Sound).then_some(Fetched { landing, bytes, note: Some(note) })
+            is_sound.then_some(Fetched { landing, bytes, note: Some(note) })
         })
     }
 }

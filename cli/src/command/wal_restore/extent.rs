@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
 
+use pgwal::behind::Behind;
 use pgwal::index::{IndexOptions, Indexer};
-use pgwal::page::{LONG_HEADER_BYTES, PAGE_BYTES, PageHeader, identify_segment};
-use pgwal::{Fault, Lsn, SegmentName, SegmentSize};
+use pgwal::page::{LONG_HEADER_BYTES, PageHeader, identify_segment};
+use pgwal::{Fault, SegmentName, SegmentSize, WalVersion};
 
 /// Size of the pieces in which a segment is read, in bytes.
 const PIECE_BYTES: usize = 128 << 10;
@@ -44,7 +45,7 @@ pub(super) fn extent(segment: SegmentName, file: &File) -> io::Result<Extent> {
     Ok(match first_fault(indexer, file)? {
         None => Extent::Whole,
         Some(fault) => {
-            let goes_on = is_written_after(fault.lsn, &header, file, size)?;
+            let goes_on = is_written_after(&fault, &header, file)?;
             Extent::UpTo { fault, goes_on, size }
         }
     })
@@ -66,26 +67,23 @@ fn first_fault(mut indexer: Indexer, mut file: &File) -> io::Result<Option<Fault
     }
 }
 
-/// Whether a later page of the segment is in its place and more than the middle of a record.
-fn is_written_after(fault: Lsn, first: &PageHeader, file: &File, size: SegmentSize) -> io::Result<bool> {
-    let start = first.address.as_u64();
-    let inside = fault.as_u64().saturating_sub(start);
-    let mut offset = (inside / PAGE_BYTES + 1) * PAGE_BYTES;
-    let mut head = [0; LONG_HEADER_BYTES];
-    while offset < size.bytes() {
-        file.read_exact_at(&mut head, offset)?;
-        if let Some(page) = PageHeader::read(&head)
-            && page.magic == first.magic
-            && page.address.as_u64() == start + offset
-        {
-            let rest = u64::from(page.remaining);
-            if !page.continues_record() || rest < PAGE_BYTES - page.bytes() as u64 {
-                return Ok(true);
+/// Whether WAL was written behind a fault.
+fn is_written_after(fault: &Fault, first: &PageHeader, file: &File) -> io::Result<bool> {
+    let version = WalVersion::from_magic(first.magic);
+    let mut behind = Behind::new(first.address, fault, version, first.address);
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut offset = 0;
+    loop {
+        match file.read_at(&mut piece, offset) {
+            Ok(0) => return Ok(behind.goes_on()),
+            Ok(count) => {
+                behind.feed(&piece[..count]);
+                offset += count as u64;
             }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
-        offset += PAGE_BYTES;
     }
-    Ok(false)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod landing;
 mod plan;
 mod prefetch;
 mod recovery;
+mod seam;
 mod served;
 mod source;
 mod spool;
@@ -25,6 +26,7 @@ use std::thread;
 use std::time::Duration;
 
 use pgwal::WalFile;
+use pgwal::seam::LooseEnd;
 
 use self::check::{Check, Verdict};
 use self::prefetch::Limits;
@@ -237,6 +239,15 @@ struct Checked<W> {
     bytes: u64,
 }
 
+/// What a sink has found.
+#[derive(Debug)]
+struct Looked<W> {
+    sink: W,
+    verdict: Verdict,
+    /// How a sound segment ends, if a record goes on in the next one.
+    end: Option<LooseEnd>,
+}
+
 impl<W: Write> Checked<W> {
     fn new(sink: W, file: WalFile, system_id: Option<u64>) -> Self {
         let check = match file {
@@ -246,8 +257,10 @@ impl<W: Write> Checked<W> {
         Checked { sink, check, bytes: 0 }
     }
 
-    fn finish(self) -> (W, Verdict) {
-        (self.sink, self.check.map_or(Verdict::Sound, Check::finish))
+    fn finish(self) -> Looked<W> {
+        let end = self.check.as_ref().and_then(Check::loose_end);
+        let verdict = self.check.map_or(Verdict::Sound, Check::finish);
+        Looked { sink: self.sink, verdict, end }
     }
 }
 

@@ -9,21 +9,24 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use pgwal::history::MAX_HISTORY_BYTES;
-use pgwal::{History, SegmentSize, WalFile};
+use pgwal::seam::LooseEnd;
+use pgwal::{History, SegmentName, SegmentSize, WalFile};
 use rustix::fs::FallocateFlags;
 
-use super::Checked;
 use super::check::Verdict;
 use super::plan::{Plan, depth};
 use super::recovery::Recovery;
+use super::seam::{self, Seam};
 use super::served::Courier;
 use super::source::{FetchError, Source};
 use super::spool::{Answer, SOCKET, Spool, short_path};
+use super::{Checked, Looked};
 
 /// How far all of it steps back behind the server that replays: while that works, it has all of the processors that it can use;
 /// while it waits for a segment, nobody is in the way.
@@ -40,6 +43,10 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(300);
 const IDLE_IN_RECOVERY: Duration = Duration::from_secs(600);
 /// And where there is no recovery to watch.
 const IDLE_ELSEWHERE: Duration = Duration::from_secs(30);
+/// How long the server may take to give a segment that it was handed its name.
+const HANDING_OVER: Duration = Duration::from_secs(1);
+/// How many segments that were asked for are remembered.
+const ASKED_MAX: usize = 8;
 /// How often somebody who waits is told that there is still somebody here.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// How long a question may take to arrive.
@@ -84,7 +91,7 @@ pub(super) fn serve(
     let mut state = State { last_question: Some(Instant::now()), ..State::default() };
     state.plan.size = SegmentSize::new(spool.segment_bytes());
     match first {
-        WalFile::Segment(segment) => state.plan.cursor = Some(segment),
+        WalFile::Segment(segment) => state.is_asked_for(segment),
         WalFile::History(_) => state.demanded.push_back(first),
         _ => {}
     }
@@ -139,12 +146,26 @@ struct State {
     usual: Duration,
     /// Asked for, not begun.
     demanded: VecDeque<WalFile>,
+    /// How segments that were fetched end, those that recovery has yet to come to and the one before.
+    ends: BTreeMap<SegmentName, Option<LooseEnd>>,
     /// What can't be had, until something else is asked for.
     refused: BTreeMap<String, Answer>,
     last_question: Option<Instant>,
+    /// When segments were asked for, by the clock of files; the latest [`ASKED_MAX`].
+    asked: VecDeque<(SegmentName, SystemTime)>,
     questions: usize,
     /// Somebody of another recovery asked, or all is over.
     ended: bool,
+}
+
+impl State {
+    fn is_asked_for(&mut self, segment: SegmentName) {
+        self.plan.cursor = Some(segment);
+        self.asked.push_back((segment, SystemTime::now()));
+        if self.asked.len() > ASKED_MAX {
+            self.asked.pop_front();
+        }
+    }
 }
 
 impl Prefetcher {
@@ -220,7 +241,7 @@ impl Prefetcher {
         state.last_question = Some(Instant::now());
         state.refused.clear();
         if let WalFile::Segment(segment) = file {
-            state.plan.cursor = Some(segment);
+            state.is_asked_for(segment);
             self.drop_what_is_behind(&mut state, &name);
         }
         if !state.ready.contains_key(&name) && !state.in_flight.contains_key(&name) {
@@ -308,6 +329,10 @@ impl Prefetcher {
             drop(state);
 
             let fetched = self.fetch(file, &part, &mut courier);
+            let fetched = fetched.and_then(|(bytes, end)| match file {
+                WalFile::Segment(segment) => self.join(segment, bytes, end, &part).map(|()| bytes),
+                _ => Ok(bytes),
+            });
 
             let mut state = self.state();
             state.in_flight.remove(&name);
@@ -370,7 +395,12 @@ impl Prefetcher {
     }
 
     /// Fetches a file: its size in bytes.
-    fn fetch(&self, file: WalFile, part: &std::path::Path, courier: &mut Courier<'_>) -> Result<u64, Answer> {
+    fn fetch(
+        &self,
+        file: WalFile,
+        part: &Path,
+        courier: &mut Courier<'_>,
+    ) -> Result<(u64, Option<LooseEnd>), Answer> {
         let create = || {
             // Locked: nothing appears in a directory that has been tidied up.
             let state = self.state();
@@ -391,13 +421,64 @@ impl Prefetcher {
             _ => Answer::Direct,
         })?;
         let bytes = checked.bytes;
-        match checked.finish() {
-            (file, Verdict::Sound) => {
-                // PostgreSQL brings each segment to stable storage before it replays it: here that keeps nobody waiting.
-                let _ = file.sync_data();
-                Ok(bytes)
+        let Looked { sink: file, verdict: Verdict::Sound, end } = checked.finish() else {
+            return Err(Answer::Direct);
+        };
+        // PostgreSQL brings each segment to stable storage before it replays it: here that keeps nobody waiting.
+        let _ = file.sync_data();
+        Ok((bytes, end))
+    }
+
+    /// Makes sure that a segment begins with the rest of the record that the one before it ends with, and notes how it ends itself.
+    fn join(
+        &self,
+        segment: SegmentName,
+        bytes: u64,
+        mut end: Option<LooseEnd>,
+        part: &Path,
+    ) -> Result<(), Answer> {
+        if let Some(before) = SegmentSize::new(bytes).and_then(|size| segment.previous(size))
+            && let Some(open) = self.end_of(before)
+        {
+            let followed = File::open(part).and_then(|mut file| seam::follow(&open, segment, &mut file));
+            match followed {
+                Ok(Seam::Sound(filled)) => end = end.or(filled),
+                _ => return Err(Answer::Direct),
             }
-            _ => Err(Answer::Direct),
+        }
+        let mut state = self.state();
+        let (cursor, size) = (state.plan.cursor, state.plan.size);
+        if let Some(behind) = cursor.zip(size).and_then(|(cursor, size)| cursor.previous(size)) {
+            state.ends.retain(|known, _| *known >= behind);
+        }
+        state.ends.insert(segment, end);
+        Ok(())
+    }
+
+    /// How the segment before one that was fetched ends: if it is being fetched, that is waited for; if the server got it without
+    /// the prefetcher, it has it in its `pg_wal`, or is about to.
+    fn end_of(&self, before: SegmentName) -> Option<LooseEnd> {
+        let name = before.to_string();
+        let begun = Instant::now();
+        let mut state = self.state();
+        loop {
+            if let Some(end) = state.ends.get(&before) {
+                return end.clone();
+            }
+            let asked = state.asked.iter().rfind(|(asked, _)| *asked == before).map(|(_, at)| *at);
+            if let (Some(asked), Some(recovery)) = (asked, &self.recovery) {
+                // Another one of that name may be there from an earlier recovery.
+                if seam::was_renamed_since(&recovery.wal_directory().join(&name), asked) {
+                    drop(state);
+                    return seam::end_in_pg_wal(recovery, before);
+                }
+            }
+            let is_to_come = asked.is_some() && self.recovery.is_some() && begun.elapsed() < HANDING_OVER;
+            if state.ended || !(is_to_come || state.in_flight.contains_key(&name)) {
+                return None;
+            }
+            let waited = self.changed.wait_timeout(state, HANDING_OVER / 100);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

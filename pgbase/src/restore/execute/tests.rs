@@ -295,6 +295,64 @@ fn a_flipped_bit_in_a_segment_fails_the_restore() {
 }
 
 #[test]
+fn a_flipped_bit_in_a_record_that_lies_in_two_segments_fails_the_restore() {
+    let joined = |number: usize| testkit::wal::joined_segment(1, (number * SEGMENT) as u64, SEGMENT);
+    let stage = |compression: Compression, damage: Option<(usize, usize)>| {
+        let stage = Stage::new();
+        for number in 2..=3 {
+            let mut bytes = joined(number);
+            if let Some((_, at)) = damage.filter(|(damaged, _)| *damaged == number) {
+                bytes[at] ^= 4;
+            }
+            stage.write(&format!("wals/00000001000000000000000{number}"), &packed(compression, &bytes));
+        }
+        stage
+    };
+    for compression in Compression::ALL {
+        let sound = stage(compression, None);
+        sound.restore(&sound.plan(None)).unwrap();
+        // In the record's number, checksum and data, on either side, and where the second page says how much is left.
+        let begin = SEGMENT - 8192 + 24;
+        for damage in [(2, begin + 4), (2, begin + 20), (2, SEGMENT - 1), (3, 16), (3, 40), (3, 103)] {
+            let stage = stage(compression, Some(damage));
+            let RestoreError::Copy { from, source, .. } = stage.restore(&stage.plan(None)).unwrap_err()
+            else {
+                panic!("not a copy error");
+            };
+            assert!(from.starts_with(stage.path("wals")), "{}", from.display());
+            assert!(source.to_string().contains("it is damaged: "), "{compression} {damage:?}: {source}");
+            stage.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn wal_may_end_inside_the_last_segment_only() {
+    // Zeros from a page on, and a page's address.
+    let changes: [fn(&mut [u8]); 2] = [|wal| wal[8192 * 40..].fill(0), |wal| wal[8192 * 40 + 10] ^= 0x10];
+    for change in changes {
+        let stage = Stage::new();
+        let mut ended = segment(2);
+        change(&mut ended);
+        stage.write("wals/000000010000000000000002", &ended);
+        let error = stage.restore(&stage.plan(None)).unwrap_err();
+        assert!(matches!(error, RestoreError::Copy { .. }), "{error}");
+        stage.assert_nothing_left();
+    }
+    // In the last one, too, what is written behind tells a page's wrong address from that of a recycled segment.
+    let stage = Stage::new();
+    let mut damaged = segment(3);
+    damaged[8192 * 40 + 10] ^= 0x10;
+    stage.write("wals/000000010000000000000003", &damaged);
+    let error = stage.restore(&stage.plan(None)).unwrap_err();
+    assert!(matches!(error, RestoreError::Copy { .. }), "{error}");
+    stage.assert_nothing_left();
+    damaged[8192 * 40..].copy_from_slice(&segment(1)[8192 * 40..]);
+    stage.write("wals/000000010000000000000003", &damaged);
+    stage.restore(&stage.plan(None)).unwrap();
+}
+
+#[test]
 fn a_flipped_bit_in_a_compressed_segment_fails_the_restore() {
     for compression in Compression::ALL.into_iter().filter(|one| *one != Compression::None) {
         let mut stored = packed(compression, &segment(3));

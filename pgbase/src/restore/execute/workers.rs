@@ -11,6 +11,7 @@ use super::super::tree::FileJob;
 use super::super::wal_copy;
 use super::delta::{LocalFile, PIECE_BYTES, update};
 use super::ground::{Ground, Root};
+use super::seams::Seams;
 use super::{ExecuteOptions, RestoreError, RestoreEvent, RestoreObserver};
 use crate::copy::{CopyMethod, Directory, copy_without_zeros};
 use crate::packed::StoredFile;
@@ -25,6 +26,7 @@ pub(super) struct Work<'a> {
     pub(super) sources: &'a [Directory],
     pub(super) ground: &'a Ground,
     pub(super) wal_directory: &'a Root,
+    pub(super) seams: Seams<'a>,
     pub(super) method: &'a CopyMethod,
     pub(super) options: ExecuteOptions,
     pub(super) observer: &'a dyn RestoreObserver,
@@ -171,8 +173,11 @@ impl Work<'_> {
             if again {
                 remove_if_there(directory, Path::new(&name))?;
             }
+            let (owner, goes_on) = (self.options.owner, self.seams.goes_on(index));
+            let ending = wal_copy::place(wal, directory, size, owner, &method, goes_on, progress)?;
+            self.seams.note(index, ending)?;
             // What counts as written are the backup's own files.
-            wal_copy::place(wal, directory, size, self.options.owner, &method, progress).map(|_| 0)
+            Ok(0)
         };
         copy().map_err(|source| RestoreError::Copy {
             from: wal.source.path(),

@@ -113,7 +113,7 @@ pub(super) fn deep(lines: &mut Lines, server: &ServerContext) {
 
 /// Damage is a failure; what is only odd is told. With nothing to tell, `all_well` is, unless it is empty.
 fn tell(lines: &mut Lines, name: &str, faulty: Vec<(String, Soundness, String)>, all_well: String) {
-    let damaged = faulty.iter().filter(|(_, soundness, _)| !soundness.replays()).count();
+    let damaged = faulty.iter().filter(|(_, soundness, _)| soundness.is_damage()).count();
     let odd = faulty.len() - damaged;
     let hint = match (damaged, odd) {
         (0, 0) if all_well.is_empty() => return,

@@ -14,6 +14,7 @@ use barkeep_transport::host::{
 use super::super::super::tree::FileJob;
 use super::super::super::wal_copy;
 use super::super::delta::{BLOCK_BYTES, OldFile, update};
+use super::super::seams::Seams;
 use super::{Far, PRIVATE_FILE, RestoreError, There, change, metadata};
 use crate::copy::{CopyMethod, Directory};
 use crate::packed::StoredFile;
@@ -42,7 +43,8 @@ impl Far<'_> {
     /// Sends all WAL: before the files, because it may turn out to be damaged.
     pub(super) fn send_all_wal(&self, jobs: usize) -> Result<(), RestoreError> {
         let work: Vec<usize> = (0..self.plan.wal.len()).collect();
-        pool::run(&work, jobs.max(1), || (), |(), index, stop| self.send_wal(*index, stop))
+        let seams = Seams::new(self.plan);
+        pool::run(&work, jobs.max(1), || (), |(), index, stop| self.send_wal(*index, &seams, stop))
     }
 
     /// Sends all files; how many bytes of them were written.
@@ -292,7 +294,7 @@ impl Far<'_> {
         self.account(bytes, stop)
     }
 
-    fn send_wal(&self, index: usize, stop: &AtomicBool) -> Result<(), RestoreError> {
+    fn send_wal(&self, index: usize, seams: &Seams<'_>, stop: &AtomicBool) -> Result<(), RestoreError> {
         let (Some(wal), Some((root, directory))) = (self.plan.wal.get(index), &self.wal) else {
             return Ok(());
         };
@@ -301,7 +303,10 @@ impl Far<'_> {
         let copy = || -> io::Result<File> {
             let staging = Directory::open(self.staging)?;
             let size = self.plan.backup.segment_size;
-            wal_copy::place(wal, &staging, size, None, &CopyMethod::default(), &|_| Ok(()))?;
+            let goes_on = seams.goes_on(index);
+            let method = CopyMethod::default();
+            let ending = wal_copy::place(wal, &staging, size, None, &method, goes_on, &|_| Ok(()))?;
+            seams.note(index, ending)?;
             let file = File::open(&path)?;
             // Open, it needs no name.
             std::fs::remove_file(&path)?;
