@@ -17,6 +17,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use pgwal::WalFile;
+use rustix::fs::{Mode, OFlags};
 
 use super::landing::Landing;
 
@@ -170,10 +171,17 @@ impl Spool {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let metadata = fs::symlink_metadata(&self.path)?;
-        let own = metadata.uid() == rustix::process::geteuid().as_raw();
-        if metadata.is_dir() && own && metadata.mode() & 0o077 == 0 {
-            return Ok(());
+        self.open().map(drop)
+    }
+
+    /// Opens the directory; refuses one that is somebody else's, or that others can write to. Where the destination is, anybody
+    /// may make a directory of that name.
+    fn open(&self) -> io::Result<File> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = File::from(rustix::fs::open(&self.path, flags, Mode::empty())?);
+        let metadata = directory.metadata()?;
+        if metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0 {
+            return Ok(directory);
         }
         Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("'{}' is not ours", self.path.display())))
     }
@@ -186,12 +194,14 @@ impl Spool {
         postmaster: impl FnOnce() -> i32,
         destination: &Path,
     ) -> bool {
-        let Ok(directory) = File::open(&self.path) else { return false };
+        let Ok(directory) = self.open() else { return false };
         // It lives, and has emptied the directory of what another one had left.
         let Ok(mut stream) = UnixStream::connect(short_path(&directory, SOCKET)) else { return false };
         let postmaster = postmaster();
-        let owner = fs::read_to_string(self.path.join(OWNER));
-        if owner.ok().as_deref() != Some(&owner_line(postmaster)) || self.take(file, destination).is_err() {
+        let owner = fs::read_to_string(short_path(&directory, OWNER));
+        if owner.ok().as_deref() != Some(&owner_line(postmaster))
+            || take_from(&directory, file, destination).is_err()
+        {
             return false;
         }
         let _ = stream.set_write_timeout(Some(ANSWER_PATIENCE));
@@ -207,7 +217,7 @@ impl Spool {
 
     /// Asks the prefetcher for a file. `None` when there is no prefetcher.
     pub(super) fn ask(&self, file: WalFile, postmaster: i32) -> Option<Answer> {
-        let directory = File::open(&self.path).ok()?;
+        let directory = self.open().ok()?;
         let mut stream = UnixStream::connect(short_path(&directory, SOCKET)).ok()?;
         Some(converse(&mut stream, &self.question(file, postmaster)).unwrap_or(Answer::Direct))
     }
@@ -219,16 +229,7 @@ impl Spool {
 
     /// Puts a file that is ready in its place.
     pub(super) fn take(&self, file: WalFile, destination: &Path) -> io::Result<()> {
-        let ready = self.path.join(file.to_string());
-        match fs::rename(&ready, destination) {
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                let mut landing = Landing::create(destination.parent().unwrap_or(Path::new(".")))?;
-                io::copy(&mut File::open(&ready)?, &mut landing)?;
-                landing.land(destination)?;
-                fs::remove_file(&ready)
-            }
-            outcome => outcome,
-        }
+        take_from(&self.open()?, file, destination)
     }
 
     /// Starts a prefetcher: this very program with the same words.
@@ -244,7 +245,20 @@ impl Spool {
     }
 }
 
-/// The path of a socket in a directory, short enough for any directory.
+fn take_from(directory: &File, file: WalFile, destination: &Path) -> io::Result<()> {
+    let ready = short_path(directory, &file.to_string());
+    match fs::rename(&ready, destination) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            let mut landing = Landing::create(destination.parent().unwrap_or(Path::new(".")))?;
+            io::copy(&mut File::open(&ready)?, &mut landing)?;
+            landing.land(destination)?;
+            fs::remove_file(&ready)
+        }
+        outcome => outcome,
+    }
+}
+
+/// The path of a file in an open directory; short enough for a socket's, wherever the directory is.
 pub(super) fn short_path(directory: &File, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
 }
@@ -273,6 +287,8 @@ fn converse(stream: &mut UnixStream, question: &str) -> io::Result<Answer> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn words(text: &str) -> Vec<OsString> {
@@ -312,6 +328,32 @@ mod tests {
         ] {
             assert_eq!(path(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn nothing_is_taken_from_a_directory_that_others_may_have_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let to = directory.path().join("RECOVERYXLOG");
+        let words = [words("barkeep wal-restore main 00000002.history"), vec![to.clone().into()]].concat();
+        let spool = Spool::beside(&CommandLine::read(&words).unwrap()).unwrap();
+        let file = "00000002.history".parse().unwrap();
+        spool.make().unwrap();
+        spool.own(0).unwrap();
+        fs::write(spool.path().join("00000002.history"), "").unwrap();
+        let listener =
+            std::os::unix::net::UnixListener::bind(short_path(&spool.open().unwrap(), SOCKET)).unwrap();
+        let allow = |mode| fs::set_permissions(spool.path(), fs::Permissions::from_mode(mode)).unwrap();
+        allow(0o770);
+        assert!(!spool.take_at_once(file, || 0, &to) && spool.ask(file, 0).is_none());
+        allow(0o700);
+        let elsewhere = directory.path().join("elsewhere");
+        fs::rename(spool.path(), &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, spool.path()).unwrap();
+        assert!(!spool.take_at_once(file, || 0, &to), "by a link");
+        fs::remove_file(spool.path()).unwrap();
+        fs::rename(&elsewhere, spool.path()).unwrap();
+        assert!(spool.take_at_once(file, || 0, &to));
+        drop(listener);
     }
 
     #[test]
