@@ -5,7 +5,8 @@
 #
 #   SEGMENTS   how many                     [60]
 #   TOOLS      of the replay, in any order  [pg_wal ready cp barkeep pgbackrest]
-: "${SEGMENTS:=60}" "${TOOLS:=pg_wal ready cp barkeep pgbackrest}"
+#   CALLS      of the single calls; may be empty  [start cp barkeep pgbackrest]
+: "${SEGMENTS:=60}" "${TOOLS:=pg_wal ready cp barkeep pgbackrest}" "${CALLS=start cp barkeep pgbackrest}"
 . "$(dirname "$0")/common.sh"
 . "$(dirname "$0")/segments.sh"
 prepare
@@ -77,11 +78,13 @@ single() { # tool, run: each call after the last, the next segments being prefet
 archives
 : >"$results/wal-restore.txt"; : >"$results/wal-replay.tsv"; [ "$(id -u)" != 0 ] || chown "$bench_user" "$results/wal-restore.txt"
 for number in $(seq "$RUNS"); do
-    for tool in $(rotate "$number" start cp barkeep pgbackrest); do single "$tool" "$number"; done
+    for tool in ${CALLS:+$(rotate "$number" $CALLS)}; do single "$tool" "$number"; done
     for tool in $(rotate "$number" $TOOLS); do replay "$tool" "$number"; done
 done
 as_user rm -rf "$replayed" "$BENCH_DIR/ready" "$BENCH_DIR/home-barkeep" "$BENCH_DIR/home-pgbackrest"
-printf '\n### One restore_command call, 50 ms after the last\n\n'
-"$compare_dir/latency.py" summary "$results/wal-restore.txt" pgbackrest
+if [ -n "$CALLS" ]; then
+    printf '\n### One restore_command call, 50 ms after the last\n\n'
+    "$compare_dir/latency.py" summary "$results/wal-restore.txt" pgbackrest
+fi
 printf '\n### Replay of %s segments, PostgreSQL %s\n\n' "$SEGMENTS" "$PG_MAJOR"
 "$compare_dir/summary.py" "$results/wal-replay.tsv" pg_wal
