@@ -17,6 +17,7 @@ use barkeep_transport::durable::{self, DurableError, TempFile};
 use jiff::Timestamp;
 use md5::{Digest, Md5};
 use pgwal::WalFile;
+use pgwal::page::identify_segment;
 use sha2::Sha256;
 
 use crate::archive::{self, Verify, known_cluster};
@@ -216,6 +217,7 @@ impl<'a> Reception<'a> {
         let mut inspector = None;
         let mut verdict = (Soundness::Unjudged, String::new());
         let mut packed = false;
+        let mut whole = None;
         loop {
             let count = archive::fill(&mut source, &mut piece)
                 .map_err(|source| ReceiveError::Source { file, source })?;
@@ -224,6 +226,7 @@ impl<'a> Reception<'a> {
                 packed = Compression::detect(&filled[..count.min(MAGIC_BYTES)]) != Compression::None;
                 match file {
                     WalFile::Segment(segment) if !packed => {
+                        whole = identify_segment(filled).map(|(_, _, _, size)| size.bytes());
                         let before = |size| {
                             let entry = self.store.entry(segment.previous(size)?).ok()??;
                             entry.index().map(std::sync::Arc::new)
@@ -249,7 +252,8 @@ impl<'a> Reception<'a> {
             }
             temporary.write_bytes(filled)?;
         }
-        if bytes == 0 {
+        // Where segments are judged, one of another length is damaged; unjudged, it is still none that could be archived.
+        if bytes == 0 || (!judge && whole.is_some_and(|whole| whole != bytes)) {
             return Err(ReceiveError::Length { file, bytes });
         }
         temporary.set_metadata(None, modified)?;
@@ -320,7 +324,7 @@ impl<'a> Reception<'a> {
         let path = new.temporary_path();
         // Last the one before it once more: it may have moved from there to here in between.
         for existing in [new.path().to_owned(), self.layout.wal(&file), new.path().to_owned()] {
-            if existing.exists() {
+            if existing.symlink_metadata().is_ok() {
                 match archive::same_content(path, &existing)? {
                     Some(false)
                         if existing != new.path()
@@ -336,7 +340,9 @@ impl<'a> Reception<'a> {
                         }
                         return Ok(Some((existing, same)));
                     }
-                    None => continue,
+                    // A link to nothing never gives its name away.
+                    None if existing.is_symlink() => return Ok(Some((existing, false))),
+                    None => {}
                 }
             }
         }

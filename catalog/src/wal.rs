@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use barkeep_transport::codec::{self, Bounded, Compression};
 use pgwal::history::{HistoryError, MAX_HISTORY_BYTES};
 use pgwal::page::{LONG_HEADER_BYTES, PageHeader};
 use pgwal::{History, SegmentName, SegmentSize, TimelineId, WalFile};
+use rustix::fs::OFlags;
 
 use crate::Layout;
 use crate::store::{CatalogError, names_in};
@@ -18,6 +20,9 @@ pub const WAL_BYTES_MAX: u64 = SegmentSize::MAX.bytes();
 /// What a file encrypted by gpg to a public key begins with: the tag of an OpenPGP session key packet, in its old form
 /// with any length, or its new form. No WAL file begins so.
 const PGP_SESSION_KEY_TAGS: [u8; 5] = [0x84, 0x85, 0x86, 0x87, 0xc1];
+
+/// What is wrong with a WAL file without content: PostgreSQL archives none.
+pub(crate) const EMPTY: &str = "it is empty";
 
 /// A WAL file that can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -68,11 +73,16 @@ impl OpenWal {
     /// When it can't be read or is encrypted.
     pub fn open(path: &Path) -> Result<Option<Self>, WalError> {
         let failed = |source| WalError::Read { path: path.to_owned(), source };
-        let file = match File::open(path) {
+        // Without this, opening a named pipe would wait for ever.
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        let file = match File::options().read(true).custom_flags(nonblocking).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
+        }
         let (compression, source) = codec::sniff(file).map_err(failed)?;
         if looks_encrypted(source.buffer()) {
             return Err(WalError::Encrypted { path: path.to_owned() });
@@ -261,7 +271,7 @@ pub fn history(layout: &Layout, timeline: TimelineId) -> Result<Option<History>,
 pub(crate) fn fault_of_segment(open: &OpenWal) -> io::Result<Option<String>> {
     let length = open.source.get_ref().metadata()?.len();
     if length == 0 {
-        return Ok(Some("it is empty".to_owned()));
+        return Ok(Some(EMPTY.to_owned()));
     }
     let long = PageHeader::read(open.source.buffer())
         .filter(|header| pgwal::WalVersion::from_magic(header.magic).is_some());

@@ -15,7 +15,7 @@ use super::look::{PACKED_BYTES_MAX, Scratch, fill, look_at, look_at_one};
 use super::queue::QueuedFile;
 use super::{ArchiveOptions, Verify};
 use crate::inspect::{Cluster, Hash, Inspection, Soundness, judge_partial};
-use crate::wal::{OpenWal, WalError, fault_of_segment};
+use crate::wal::{EMPTY, OpenWal, WalError, fault_of_segment};
 use crate::xlogdb::{WalEntry, seconds};
 use crate::{IndexStore, Layout};
 
@@ -132,10 +132,7 @@ pub(super) fn prepare(
     }
     let Some(open) = OpenWal::open(&job.source)? else { return Ok(Prepared::Gone) };
     let unreadable = |source| WalError::Read { path: job.source.clone(), source };
-    if matches!(job.file, WalFile::Segment(_))
-        && open.compression == Compression::None
-        && let Some(fault) = fault_of_segment(&open).map_err(unreadable)?
-    {
+    if let Some(fault) = unfit(job.file, &open).map_err(unreadable)? {
         return Ok(Prepared::Unfit(fault));
     }
     let mut replaces = None;
@@ -199,6 +196,14 @@ pub(super) fn prepare(
     Ok(Prepared::Copy(copy, Arrival { entry, inspection, replaces }))
 }
 
+/// Why a file is not whole yet, as far as its length tells.
+fn unfit(file: WalFile, open: &OpenWal) -> io::Result<Option<String>> {
+    match file {
+        WalFile::Segment(_) if open.compression == Compression::None => fault_of_segment(open),
+        _ => Ok((open.stored_bytes()? == 0).then(|| EMPTY.to_owned())),
+    }
+}
+
 /// Why another segment may take an archived one's place.
 enum Flaw {
     /// It is damaged.
@@ -228,10 +233,7 @@ pub(super) fn prepare_at_once(job: &Job, work: &Work<'_>) -> Result<Prepared, Pr
     let Work { layout, options, .. } = work;
     let Some(open) = OpenWal::open(&job.source)? else { return Ok(Prepared::Gone) };
     let unreadable = |source| WalError::Read { path: job.source.clone(), source };
-    if matches!(job.file, WalFile::Segment(_))
-        && open.compression == Compression::None
-        && let Some(fault) = fault_of_segment(&open).map_err(unreadable)?
-    {
+    if let Some(fault) = unfit(job.file, &open).map_err(unreadable)? {
         return Ok(Prepared::Unfit(fault));
     }
     let metadata = fs::metadata(&job.source).map_err(unreadable)?;

@@ -235,6 +235,22 @@ fn a_segment_still_being_copied_is_left_alone() {
 }
 
 #[test]
+fn an_empty_file_of_any_kind_is_left_alone() {
+    let (home, layout) = home();
+    let empty = ["00000002.history", "000000010000000000000001.00000028.backup", &format!("{TWO}.partial")];
+    for name in empty {
+        let path = home.path().join(name);
+        fs::write(&path, "").unwrap();
+        let file = name.parse().unwrap();
+        assert!(!archive_directly(&layout, &with(Compression::Zstd), file, &path, now(), |_| {}).unwrap());
+        fs::rename(path, layout.incoming.join(name)).unwrap();
+    }
+    let (report, _) = run(&layout, &with(Compression::Zstd));
+    assert_eq!(report, ArchiveReport { left: 3, ..ArchiveReport::default() });
+    assert_eq!(names(&layout.incoming).len(), 3);
+}
+
+#[test]
 fn the_receivers_newest_segment_is_archived_and_stays() {
     let (_home, layout) = home();
     fs::write(layout.streaming.join(ONE), "one").unwrap();

@@ -101,6 +101,43 @@ fn other_content_than_what_waits_is_kept_apart() {
 }
 
 #[test]
+fn what_stands_under_the_name_and_is_no_file_is_neither_waited_for_nor_overwritten() {
+    for stands in ["incoming", "wals"] {
+        for make in ["mkdir", "mkfifo", "ln -s /nonexistent", "ln -s /dev/null"] {
+            let (_home, layout) = home();
+            let path =
+                if stands == "wals" { layout.wal(&ONE.parse().unwrap()) } else { layout.incoming.join(ONE) };
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let mut words = make.split(' ');
+            let made = std::process::Command::new(words.next().unwrap()).args(words).arg(&path).status();
+            assert!(made.unwrap().success());
+            let error = put(&layout, &[(ONE, &wal(1))]).unwrap_err();
+            assert!(matches!(error, ReceiveError::Duplicate { .. }), "{stands} {make}: {error}");
+            assert!(!path.is_file(), "{stands} {make}");
+            let kept = names(&layout.errors);
+            assert_eq!(kept.len(), 1, "{stands} {make}");
+            assert_eq!(fs::read(layout.errors.join(&kept[0])).unwrap(), wal(1));
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_could_never_be_archived_is_refused_though_none_are_judged() {
+    let (_home, layout) = home();
+    let put = |content: &[u8]| {
+        let files = [(ONE, content)];
+        receive_tar(&Reception::new(&layout, Verify::Off, now())?, &tar(&files, &sums(&files))[..])
+    };
+    let whole = wal(1);
+    for cut in [&whole[..whole.len() - 1], &whole[..8192], &[&whole[..], b"x"].concat()] {
+        let error = put(cut).unwrap_err();
+        assert!(matches!(error, ReceiveError::Length { .. }), "{error}");
+        assert_eq!(names(&layout.incoming), [""; 0]);
+    }
+    put(&whole).unwrap();
+}
+
+#[test]
 fn damaged_and_foreign_segments_are_refused_and_kept_once() {
     let (_home, layout) = home();
     put(&layout, &[(ONE, &wal(1))]).unwrap();

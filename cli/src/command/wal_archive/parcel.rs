@@ -2,12 +2,13 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use barkeep_transport::codec::{Compression, Level};
 use pgwal::page::{LONG_HEADER_BYTES, identify_segment};
 use pgwal::{SegmentSize, WalFile};
+use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
 /// Size of the pieces in which files are read, in bytes.
@@ -62,7 +63,9 @@ impl Parcel {
             .and_then(|name| name.to_str())
             .and_then(|name| name.parse().ok())
             .ok_or_else(|| invalid("it is not a WAL file's name"))?;
-        let source = File::open(path)?;
+        // Without this, opening a named pipe would wait for ever.
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        let source = File::options().read(true).custom_flags(nonblocking).open(path)?;
         let metadata = source.metadata()?;
         if !metadata.is_file() {
             return Err(invalid("it is not a regular file"));
@@ -165,7 +168,7 @@ impl Parcel {
 
 /// A temporary file that is gone with its handle.
 fn nameless_file() -> io::Result<File> {
-    use rustix::fs::{Mode, OFlags};
+    use rustix::fs::Mode;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     Ok(File::from(rustix::fs::open(std::env::temp_dir(), flags, Mode::RUSR | Mode::WUSR)?))
 }
@@ -210,6 +213,9 @@ mod tests {
         assert_eq!(Parcel::open(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
         std::fs::create_dir(&path).unwrap();
         assert_eq!(Parcel::open(&path).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let pipe = directory.path().join("000000010000000000000008");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert_eq!(Parcel::open(&pipe).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]
