@@ -28,8 +28,11 @@ use std::num::NonZeroUsize;
 
 use barkeep_transport::codec::{Compression, Level};
 use jiff::Timestamp;
+use pgwal::WalFile;
 
 use crate::inspect::Cluster;
+use crate::store::names_in;
+use crate::wal::OpenWal;
 use crate::{IndexStore, Layout, identity};
 pub use direct::archive_directly;
 pub use event::{ArchiveError, ArchiveEvent, ArchiveReport, Rejection, Verify};
@@ -43,6 +46,9 @@ pub(crate) use to_errors::move_to_errors;
 
 /// Most files that share one fsync of the list. Each holds a file open until then.
 const BATCH_FILES_MAX: usize = 64;
+
+/// Most files of a directory that are asked which cluster they are of.
+const IDENTIFYING_FILES_MAX: usize = 64;
 
 /// Where WAL comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,7 +136,7 @@ pub fn archive_wal_with(
 }
 
 /// What is known of the cluster that a server's WAL is of: from the record of its first backup, or else from the WAL that
-/// is archived.
+/// is archived, or waits for that.
 pub fn known_cluster(layout: &Layout, store: &IndexStore) -> Option<Cluster> {
     let recorded = identity::read(layout).ok().flatten();
     let recorded = recorded.and_then(|identity| {
@@ -138,8 +144,22 @@ pub fn known_cluster(layout: &Layout, store: &IndexStore) -> Option<Cluster> {
         identity.system_id.parse().ok().map(|system_id| Cluster { system_id, version })
     });
     recorded.or_else(|| {
-        let system_id = store.system_id().ok().flatten()?;
+        let system_id = store.system_id().ok().flatten().or_else(|| system_id_of_files(layout))?;
         Some(Cluster { system_id, version: None })
+    })
+}
+
+/// The system identifier of WAL that nothing is noted of: archived by Barman, received, or delivered, in this order.
+fn system_id_of_files(layout: &Layout) -> Option<u64> {
+    let mut archived = names_in(&layout.wals).ok()?;
+    archived.sort_unstable();
+    let newest = archived.into_iter().rev().map(|name| layout.wals.join(name)).find(|path| path.is_dir());
+    newest.iter().chain([&layout.streaming, &layout.incoming]).find_map(|directory| {
+        let mut names = names_in(directory).ok()?;
+        names.retain(|name| matches!(name.parse(), Ok(WalFile::Segment(_) | WalFile::Partial(_))));
+        names.sort_unstable();
+        let mut files = names.iter().take(IDENTIFYING_FILES_MAX).map(|name| directory.join(name));
+        files.find_map(|path| OpenWal::open(&path).ok()??.system_id())
     })
 }
 

@@ -4,6 +4,7 @@
 //! is a success, so that an `archive_command` whose answer was lost can be repeated; other content under the name of a file
 //! that is there never is.
 
+mod first;
 mod tar;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use crate::inspect::{Cluster, Inspector, Soundness, judge_partial};
 use crate::wal::{OpenWal, WAL_BYTES_MAX, WalError};
 use crate::xlogdb::{Locked, WalEntry, XlogDbError};
 use crate::{IndexStore, Layout};
+use first::First;
 pub use tar::TarError;
 use tar::{Member, TarStream};
 
@@ -53,6 +55,8 @@ pub struct Received {
     file: WalFile,
     temporary: TempFile,
     sha256: [u8; 32],
+    /// Which cluster it is of, where its first page tells that.
+    system_id: Option<u64>,
     soundness: Soundness,
     note: String,
 }
@@ -217,16 +221,20 @@ impl<'a> Reception<'a> {
         let mut inspector = None;
         let mut verdict = (Soundness::Unjudged, String::new());
         let mut packed = false;
-        let mut whole = None;
+        let (mut whole, mut system_id) = (None, None);
         loop {
             let count = archive::fill(&mut source, &mut piece)
                 .map_err(|source| ReceiveError::Source { file, source })?;
             let filled = &piece[..count];
             if bytes == 0 {
                 packed = Compression::detect(&filled[..count.min(MAGIC_BYTES)]) != Compression::None;
+                if let (WalFile::Segment(_) | WalFile::Partial(_), Some((_, _, long, size))) =
+                    (file, identify_segment(filled))
+                {
+                    (whole, system_id) = (Some(size.bytes()), Some(long.system_id));
+                }
                 match file {
                     WalFile::Segment(segment) if !packed => {
-                        whole = identify_segment(filled).map(|(_, _, _, size)| size.bytes());
                         let before = |size| {
                             let entry = self.store.entry(segment.previous(size)?).ok()??;
                             entry.index().map(std::sync::Arc::new)
@@ -253,7 +261,8 @@ impl<'a> Reception<'a> {
             temporary.write_bytes(filled)?;
         }
         // Where segments are judged, one of another length is damaged; unjudged, it is still none that could be archived.
-        if bytes == 0 || (!judge && whole.is_some_and(|whole| whole != bytes)) {
+        let is_segment = matches!(file, WalFile::Segment(_));
+        if bytes == 0 || (is_segment && !judge && whole.is_some_and(|whole| whole != bytes)) {
             return Err(ReceiveError::Length { file, bytes });
         }
         temporary.set_metadata(None, modified)?;
@@ -263,6 +272,7 @@ impl<'a> Reception<'a> {
             // What comes compressed is read once more; it is in memory still.
             let open = OpenWal::open(path)?.ok_or(ReceiveError::Length { file, bytes })?;
             let looked = archive::look_at_one(segment, open, self.cluster, judge)?;
+            system_id = looked.index.map(|index| index.system_id);
             verdict = (looked.soundness, looked.note);
         }
         if let Some(inspector) = inspector {
@@ -271,7 +281,7 @@ impl<'a> Reception<'a> {
             verdict = (looked.soundness, looked.note);
         }
         let (soundness, note) = verdict;
-        Ok(Received { file, temporary, sha256: sum.finalize().into(), soundness, note })
+        Ok(Received { file, temporary, sha256: sum.finalize().into(), system_id, soundness, note })
     }
 
     /// Gives received files their names. On `Ok` all of them are durable.
@@ -280,7 +290,11 @@ impl<'a> Reception<'a> {
     /// At the first that can't be accepted; those before it are.
     pub fn accept(&self, received: Vec<Received>) -> Result<Vec<Receipt>, ReceiveError> {
         let mut receipts = Vec::with_capacity(received.len());
-        for one in received {
+        let mut first = if self.cluster.is_none() { Some(First::of(self.layout, &self.store)) } else { None };
+        for mut one in received {
+            if let Some(first) = &mut first {
+                first.hold_against(&mut one);
+            }
             receipts.push(self.accept_one(one)?);
         }
         durable::sync_dir(&self.layout.incoming)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use barkeep_transport::codec::{self, Bounded, Compression};
 use pgwal::history::{HistoryError, MAX_HISTORY_BYTES};
-use pgwal::page::{LONG_HEADER_BYTES, PageHeader};
+use pgwal::page::{LONG_HEADER_BYTES, PageHeader, identify_segment};
 use pgwal::{History, SegmentName, SegmentSize, TimelineId, WalFile};
 use rustix::fs::OFlags;
 
@@ -101,6 +101,13 @@ impl OpenWal {
     /// The first bytes as they are stored: at least a page header's worth, where there are so many.
     pub(crate) fn first_bytes(&self) -> &[u8] {
         self.source.buffer()
+    }
+
+    /// Which cluster a segment is of, by its first page; `None` when that tells nothing.
+    pub(crate) fn system_id(self) -> Option<u64> {
+        let mut first_bytes = [0; LONG_HEADER_BYTES];
+        self.plain().ok()?.read_exact(&mut first_bytes).ok()?;
+        identify_segment(&first_bytes).map(|(_, _, long, _)| long.system_id)
     }
 
     /// The bytes as they are stored.

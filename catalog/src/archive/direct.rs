@@ -74,6 +74,10 @@ pub(super) fn archive_with(
         Err(LockError::Held { .. }) => return Ok(false),
         locked => locked?,
     }
+    if cluster.is_none() && known_cluster(layout, &store).is_some() {
+        // Another cluster may have been quicker.
+        return Ok(false);
+    }
     let mut batch = Batch::new(layout, options, now);
     batch.publish(&job, Ready { found, outcome })?;
     if !batch.overtaken.is_empty() {

@@ -135,6 +135,35 @@ fn another_clusters_wal_is_refused() {
 }
 
 #[test]
+fn another_clusters_wal_is_refused_though_nothing_is_archived_yet() {
+    let another = |number| segment_of(99, 1, start(number), SEGMENT_BYTES, 0);
+    for verify in [Verify::Warn, Verify::Reject] {
+        let (home, layout) = home();
+        deliver(&layout, 1);
+        fs::write(layout.incoming.join(name(1, 2)), another(2)).unwrap();
+        deliver(&layout, 3);
+        // Nor does it go there directly.
+        let file: WalFile = name(1, 4).parse().unwrap();
+        let path = home.path().join(name(1, 4));
+        fs::write(&path, another(4)).unwrap();
+        let options = ArchiveOptions { verify, ..ArchiveOptions::default() };
+        assert!(!archive_directly(&layout, &options, file, &path, now(), |_| {}).unwrap());
+        let (report, told) = archive(&layout, verify);
+        assert_eq!((report.archived, report.rejected), (2, 1), "{told:?}");
+        assert!(told[0].contains(".foreign: the WAL is from a different database system"), "{told:?}");
+        assert_eq!(names(&layout.errors).len(), 1);
+
+        // Not even if the other cluster delivers its first while this one is read.
+        let (home, layout) = super::tests::home();
+        let path = home.path().join(name(1, 4));
+        fs::write(&path, another(4)).unwrap();
+        let meanwhile = || drop(deliver(&layout, 1));
+        assert!(!direct::archive_with(&layout, &options, file, &path, now(), |_| {}, meanwhile).unwrap());
+        assert_eq!(archive(&layout, verify).0.archived, 1);
+    }
+}
+
+#[test]
 fn the_recorded_identity_counts_before_anything_is_archived() {
     let (_home, layout) = home();
     fs::write(layout.identity(), "{\"systemid\": \"99\", \"version\": \"15\"}").unwrap();

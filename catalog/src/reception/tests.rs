@@ -160,6 +160,62 @@ fn damaged_and_foreign_segments_are_refused_and_kept_once() {
     assert_eq!(names(&layout.incoming), [""; 0]);
 }
 
+/// A segment of another cluster.
+fn foreign(number: u64) -> Vec<u8> {
+    segment_of(5, 1, number * SEGMENT_BYTES as u64, SEGMENT_BYTES, 0)
+}
+
+#[test]
+fn whose_wal_a_server_has_is_told_by_the_first_that_comes() {
+    let (_home, layout) = home();
+    put(&layout, &[(ONE, &wal(1))]).unwrap();
+    let packed = {
+        let mut writer = Compression::Zstd.writer(Vec::new(), barkeep_transport::codec::Level::Low).unwrap();
+        writer.write_all(&foreign(2)).unwrap();
+        writer.finish().unwrap()
+    };
+    for (name, content) in [(TWO, &foreign(2)), (TWO, &packed), (&format!("{TWO}.partial"), &foreign(2))] {
+        let error = put(&layout, &[(name, content)]).unwrap_err();
+        assert!(matches!(error, ReceiveError::Refused { soundness: Soundness::Foreign, .. }), "{error}");
+    }
+    assert_eq!(names(&layout.incoming), [ONE]);
+    put(&layout, &[(TWO, &wal(2))]).unwrap();
+
+    // Nothing is indexed of what Barman has archived.
+    let (_home, layout) = home();
+    let archived = layout.wal(&ONE.parse().unwrap());
+    fs::create_dir_all(archived.parent().unwrap()).unwrap();
+    fs::write(archived, wal(1)).unwrap();
+    put(&layout, &[(TWO, &foreign(2))]).unwrap_err();
+
+    // Both in one stream.
+    let (_home, layout) = home();
+    let error = put(&layout, &[(ONE, &wal(1)), (TWO, &foreign(2))]).unwrap_err();
+    assert!(error.to_string().contains("different database system"), "{error}");
+    assert_eq!(names(&layout.incoming), [ONE]);
+}
+
+#[test]
+fn of_two_clusters_that_send_their_first_wal_at_once_one_is_refused() {
+    for _ in 0..8 {
+        let (_home, layout) = home();
+        // Both have been received when the first is accepted.
+        let both = std::sync::Barrier::new(2);
+        let send = |name: &str, content: &[u8]| {
+            let reception = Reception::new(&layout, Verify::Warn, now()).unwrap();
+            let received = reception.receive(name.parse().unwrap(), None, content).unwrap();
+            both.wait();
+            reception.accept(vec![received])
+        };
+        let outcomes = std::thread::scope(|scope| {
+            let threads = [scope.spawn(|| send(ONE, &wal(1))), scope.spawn(|| send(TWO, &foreign(2)))];
+            threads.map(|thread| thread.join().unwrap())
+        });
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");
+        assert_eq!(names(&layout.incoming).len(), 1);
+    }
+}
+
 #[test]
 fn compressed_segments_are_verified_too() {
     let (_home, layout) = home();
