@@ -19,6 +19,10 @@ use crate::hooks::ArchiveScripts;
 /// A file younger than this that is not whole yet is probably still being copied: no reason for alarm.
 const STILL_ARRIVING: Duration = Duration::from_secs(60);
 
+/// What to do about another cluster's WAL.
+pub(crate) const OTHER_CLUSTER: &str = "see which cluster archives to this server; a new cluster needs a server section of its own, or an empty \
+     backup_directory";
+
 /// How much to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verbosity {
@@ -168,8 +172,7 @@ impl Teller<'_> {
                          {fault}. Recovery past it needs a good copy of it, or a new backup"
                     )),
                     Rejection::Foreign(fault) => output.error(format!(
-                        "{file} is not WAL of server {name}, and was moved to '{moved_to}': {fault}. See which cluster \
-                         archives to this server"
+                        "{file} is not WAL of server {name}, and was moved to '{moved_to}': {fault} ({OTHER_CLUSTER})"
                     )),
                 }
             }

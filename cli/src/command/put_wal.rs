@@ -6,10 +6,12 @@
 use std::io::{self, Read};
 
 use barkeep_catalog::archive::Verify;
+use barkeep_catalog::inspect::Soundness;
 use barkeep_catalog::reception::{Accepted, ReceiveError, Reception, receive_tar};
 use barkeep_transport::codec::Compression;
 
 use crate::args::PutWalArgs;
+use crate::command::archive_wal::OTHER_CLUSTER;
 use crate::context::{Context, Policy};
 use crate::error::{CommandError, chain};
 
@@ -60,13 +62,23 @@ pub fn run(context: &mut Context, args: &PutWalArgs) -> Result<(), CommandError>
 
 fn refused(error: &ReceiveError, server: &str, from: &str) -> CommandError {
     let text = CommandError::new(format!("{} in put-wal for server '{server}'{from}", chain(error)));
+    match next_step(error) {
+        Some(hint) => text.hint(hint),
+        None => text,
+    }
+}
+
+/// What is to be done about a file that was not accepted.
+pub(super) fn next_step(error: &ReceiveError) -> Option<&'static str> {
     match error {
         ReceiveError::Duplicate { .. } => {
-            text.hint("compare the two, and see whether two clusters archive to this server")
+            Some("compare the two, and see whether two clusters archive to this server")
         }
-        ReceiveError::Refused { .. } => text
-            .hint("the sender keeps it; see whether it is the right server, and whether its disk is sound"),
-        _ => text,
+        ReceiveError::Refused { soundness: Soundness::Foreign, .. } => Some(OTHER_CLUSTER),
+        ReceiveError::Refused { .. } => {
+            Some("the sender keeps it; see whether it is the right server, and whether its disk is sound")
+        }
+        _ => None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What `wal-archive` and `wal-restore` share: the way to the backup host, and what to make of the far end's answer.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::time::Duration;
 
 use barkeep_transport::ssh::{ControlDirectory, End, RemoteCommand, Session, Ssh};
@@ -12,6 +12,8 @@ use crate::output::Output;
 
 /// How much of the far end's words goes into a message, in bytes.
 const WORDS_BYTES_MAX: usize = 2000;
+/// How much of the far end's standard output is looked at, in bytes.
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
 /// The way to `host`, connections kept open as asked.
 pub(crate) fn ssh_to(host: &str, args: &RemoteArgs, output: &Output) -> Result<Ssh, CommandError> {
@@ -43,21 +45,27 @@ pub(crate) fn program(args: &RemoteArgs, global: &GlobalArgs) -> Result<RemoteCo
     }
 }
 
-/// Runs `work`, which ends with closing the session's standard input, while what the session writes to standard output is read and thrown away, so that it can't block.
-pub(crate) fn beside_stdout<T>(session: &mut Session, work: impl FnOnce() -> T) -> T {
+/// Runs `work`, which ends with closing the session's standard input, while what the session writes to standard output is
+/// read, so that it can't block. The beginning of that comes back, too.
+pub(crate) fn beside_stdout<T>(session: &mut Session, work: impl FnOnce() -> T) -> (T, String) {
     let stdout = session.take_stdout();
     std::thread::scope(|scope| {
-        if let Some(mut stdout) = stdout {
-            scope.spawn(move || io::copy(&mut stdout, &mut io::sink()));
-        }
-        work()
+        let reader = stdout.map(|mut stdout| {
+            scope.spawn(move || {
+                let mut said = Vec::new();
+                let _ = (&mut stdout).take(ANSWER_BYTES_MAX).read_to_end(&mut said);
+                let _ = io::copy(&mut stdout, &mut io::sink());
+                said
+            })
+        });
+        let done = work();
+        let said = reader.and_then(|reader| reader.join().ok()).unwrap_or_default();
+        (done, String::from_utf8_lossy(&said).into_owned())
     })
 }
 
 /// Asks the far end whether a command would work, and tells its answer.
 pub(crate) fn test(ssh: &Ssh, command: &RemoteCommand, output: &Output) -> Result<(), CommandError> {
-    /// How much it may say, in bytes.
-    const ANSWER_BYTES_MAX: u64 = 64 << 10;
     let failed = |error: &dyn fmt::Display| CommandError::new(error.to_string()).code(exit::CLIENT);
     let session = ssh.start(command).map_err(|error| failed(&error))?;
     let answer = session.output(ANSWER_BYTES_MAX).map_err(|error| failed(&error))?;

@@ -154,7 +154,13 @@ fn damaged_and_foreign_wal_is_refused() {
     put(&home, &stream).fails_with_one_line(1, &[&two, "is refused", "checksum"]);
     let foreign = segment_of(1, 1, 2 * SEGMENT_BYTES as u64, SEGMENT_BYTES, 0);
     let stream = tar_stream(&home, &python(), &[(&two, foreign)]);
-    put(&home, &stream).fails_with_one_line(1, &[&two, "different database system"]);
+    put(&home, &stream).fails_with_one_line(
+        1,
+        &[&two, "different database system", "a new cluster needs a server section of its own"],
+    );
+    let check = home.run(["check", "main"]);
+    assert!(check.stdout.contains("archiver errors: FAILED (damaged: 1, foreign: 1)"), "{check:?}");
+    assert!(check.stdout.contains("see which cluster archives to this server"), "{check:?}");
     assert_eq!(names(layout(&home).incoming), [""; 0]);
 }
 

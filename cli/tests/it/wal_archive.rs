@@ -271,6 +271,28 @@ fn other_content_under_a_name_is_never_acknowledged() {
     scene.assert_kept(&files[0]);
 }
 
+/// Barman ends with 0 then, and without `errors/` it even drops the file.
+#[test]
+fn barmans_success_is_none_when_other_content_waits_under_the_name() {
+    testkit::require_pg!(15);
+    testkit::require_barman!();
+    testkit::require_sshd!();
+    let scene = Scene::new(15);
+    let files = scene.write_segments(3);
+    fs::remove_dir(scene.barman.server_dir("main").join("errors")).unwrap();
+    scene.archive(Far::Barman, &[], &files[1]).success();
+    let kept = fs::read(scene.wal(&files[1])).unwrap();
+    fs::copy(scene.wal(&files[0]), scene.wal(&files[1])).unwrap();
+    let refused = scene.archive(Far::Barman, &[], &files[1]);
+    refused.fails_with_one_line(1, &[&files[1], "not archived", "Duplicate Files Detected"]);
+    // Nor does it hold up the one before it.
+    scene.archive(Far::Barman, &["-p", "3"], &files[0]).success();
+    scene.assert_kept(&files[0]);
+    scene.archive(Far::Barman, &["-p", "3"], &files[1]).exits_with(1);
+    let incoming = scene.barman.server_dir("main").join("incoming");
+    assert!(fs::read(incoming.join(&files[1])).unwrap() == kept);
+}
+
 /// Killed at any moment, a call leaves the file whole or absent, and the next call finishes.
 #[test]
 fn a_killed_call_loses_nothing() {

@@ -9,7 +9,7 @@ use barkeep_catalog::reception::{ReceiveError, Reception};
 use super::parcel::Parcel;
 use super::{is_compressed, open, operands};
 use crate::args::WalArchiveArgs;
-use crate::command::archive_wal;
+use crate::command::{archive_wal, put_wal};
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::{CommandError, chain, exit};
 use crate::hooks::ArchiveScripts;
@@ -54,7 +54,10 @@ pub fn run_local(context: &mut Context, args: &WalArchiveArgs) -> Result<(), Com
     }
     receive(context, &server, &options, &parcel, &path).map_err(|error| match error {
         ReceiveError::Source { .. } => failed(chain(&error)).code(exit::CLIENT),
-        error => failed(chain(&error)),
+        error => match put_wal::next_step(&error) {
+            Some(hint) => failed(chain(&error)).hint(hint),
+            None => failed(chain(&error)),
+        },
     })
 }
 

@@ -77,7 +77,7 @@ fn ship(
     output: &Output,
 ) -> Result<(), CommandError> {
     let receipt = match route.ship(&mut parcels) {
-        Err(error) if parcels.len() > 1 && !is_lost_connection(&error) => {
+        Err(error) if parcels.len() > 1 && !is_of_the_first(&error, &parcels[0]) => {
             output
                 .debug(format!("Shipping one file only, because {} together failed: {error}", parcels.len()));
             parcels.truncate(1);
@@ -141,8 +141,13 @@ fn open(path: &Path) -> Result<Parcel, CommandError> {
     })
 }
 
-fn is_lost_connection(error: &ShipError) -> bool {
-    matches!(error, ShipError::Remote(failure) if failure.exit_code() == exit::CONNECTION)
+/// Whether the first file would meet the same alone.
+fn is_of_the_first(error: &ShipError, first: &Parcel) -> bool {
+    match error {
+        ShipError::Remote(failure) => failure.exit_code() == exit::CONNECTION,
+        ShipError::Refused { words } => words.contains(&first.file.to_string()),
+        _ => false,
+    }
 }
 
 fn told(error: ShipError, parcel: &Parcel) -> CommandError {
@@ -152,8 +157,10 @@ fn told(error: ShipError, parcel: &Parcel) -> CommandError {
             let code = told.exit_code();
             CommandError::new(format!("WAL file '{}' is not archived: {told}", parcel.file)).code(code)
         }
-        error => CommandError::new(format!("WAL file '{}' is not archived: {error}", parcel.file))
-            .code(exit::CLIENT),
+        error => {
+            let code = if matches!(error, ShipError::Refused { .. }) { exit::FAILED } else { exit::CLIENT };
+            CommandError::new(format!("WAL file '{}' is not archived: {error}", parcel.file)).code(code)
+        }
     }
 }
 

@@ -54,6 +54,8 @@ pub(super) enum ShipError {
     Start(#[from] SshError),
     #[error(transparent)]
     Remote(#[from] RemoteFailure),
+    #[error("the backup host answers with success, but: {words}")]
+    Refused { words: String },
     #[error("the backup host did not read all of it: {source}")]
     CutOff { source: io::Error },
 }
@@ -106,7 +108,7 @@ impl Route {
             Stream::Packed => self.ssh.start(&self.command.clone().arg("--zstd-stream"))?,
         };
         let stdin = session.take_stdin();
-        let sent = match stdin {
+        let (sent, said) = match stdin {
             // Closed when all is sent: the far end may wait for that.
             Some(mut stdin) => remote::beside_stdout(&mut session, move || match stream {
                 Stream::Plain => self.send(parcels, &mut stdin),
@@ -122,7 +124,10 @@ impl Route {
         match sent {
             Ok(hashes) => {
                 let remarks = remote::succeeded(session.finish()?)?;
-                Ok(Receipt { hashes, remarks })
+                match refusal(&said) {
+                    Some(words) => Err(ShipError::Refused { words: words.to_owned() }),
+                    None => Ok(Receipt { hashes, remarks }),
+                }
             }
             // Nothing is wrong with the far end: it must not take the half for the whole.
             Err(
@@ -196,6 +201,12 @@ impl Route {
             .ok_or_else(|| ShipError::TooLarge { path: parcel.path().to_owned() })?;
         sink.write_all(&header).map_err(cut_off)
     }
+}
+
+/// Why a file is not under its own name, though the far end ended with 0: Barman says so, on standard output, when other content
+/// waits under that name there, and moves the file to `errors/` if that directory exists.
+fn refusal(said: &str) -> Option<&str> {
+    said.lines().map(str::trim).find(|line| line.starts_with("Error: Duplicate Files Detected"))
 }
 
 /// Whether a failure may be the far end's word that it does not know how streams are compressed.

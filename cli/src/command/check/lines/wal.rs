@@ -7,6 +7,7 @@ use pgwal::WalFile;
 
 use super::Lines;
 use super::backups::Home;
+use crate::command::archive_wal::OTHER_CLUSTER;
 use crate::context::ServerContext;
 use crate::live::Live;
 
@@ -102,8 +103,11 @@ pub(super) fn errors(lines: &mut Lines, server: &ServerContext) {
     let kinds = kinds.into_iter().chain([("unknown failure", names.len() - known)]);
     let told: Vec<String> =
         kinds.filter(|(_, count)| *count > 0).map(|(kind, count)| format!("{kind}: {count}")).collect();
-    let cure =
+    let mut cure =
         format!("look at the files in {}, and remove them when they are of no use", directory.display());
+    if names.iter().any(|name| name.ends_with(".foreign")) {
+        cure = format!("{OTHER_CLUSTER}; {cure}");
+    }
     lines.failed("archiver errors", told.join(", "), cure);
 }
 
