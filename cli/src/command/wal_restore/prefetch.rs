@@ -91,7 +91,7 @@ pub(super) fn serve(
     let mut state = State { last_question: Some(Instant::now()), ..State::default() };
     state.plan.size = SegmentSize::new(spool.segment_bytes());
     match first {
-        WalFile::Segment(segment) => state.is_asked_for(segment),
+        WalFile::Segment(segment) => state.is_asked_for(segment, spool.called()),
         WalFile::History(_) => state.demanded.push_back(first),
         _ => {}
     }
@@ -159,9 +159,9 @@ struct State {
 }
 
 impl State {
-    fn is_asked_for(&mut self, segment: SegmentName) {
+    fn is_asked_for(&mut self, segment: SegmentName, at: SystemTime) {
         self.plan.cursor = Some(segment);
-        self.asked.push_back((segment, SystemTime::now()));
+        self.asked.push_back((segment, at));
         if self.asked.len() > ASKED_MAX {
             self.asked.pop_front();
         }
@@ -241,7 +241,7 @@ impl Prefetcher {
         state.last_question = Some(Instant::now());
         state.refused.clear();
         if let WalFile::Segment(segment) = file {
-            state.is_asked_for(segment);
+            state.is_asked_for(segment, SystemTime::now());
             self.drop_what_is_behind(&mut state, &name);
         }
         if !state.ready.contains_key(&name) && !state.in_flight.contains_key(&name) {
@@ -438,7 +438,7 @@ impl Prefetcher {
         part: &Path,
     ) -> Result<(), Answer> {
         if let Some(before) = SegmentSize::new(bytes).and_then(|size| segment.previous(size))
-            && let Some(open) = self.end_of(before)
+            && let Some(open) = self.end_of(before, segment)?
         {
             let followed = File::open(part).and_then(|mut file| seam::follow(&open, segment, &mut file));
             match followed {
@@ -455,27 +455,33 @@ impl Prefetcher {
         Ok(())
     }
 
-    /// How the segment before one that was fetched ends: if it is being fetched, that is waited for; if the server got it without
-    /// the prefetcher, it has it in its `pg_wal`, or is about to.
-    fn end_of(&self, before: SegmentName) -> Option<LooseEnd> {
+    /// How the segment before `segment` ends: if it is being fetched, that is waited for; if the server got it without the
+    /// prefetcher, it has it in its `pg_wal`, or is about to. When it has not in time, the call that asks for `segment` will tell.
+    fn end_of(&self, before: SegmentName, segment: SegmentName) -> Result<Option<LooseEnd>, Answer> {
         let name = before.to_string();
         let begun = Instant::now();
         let mut state = self.state();
         loop {
             if let Some(end) = state.ends.get(&before) {
-                return end.clone();
+                return Ok(end.clone());
             }
             let asked = state.asked.iter().rfind(|(asked, _)| *asked == before).map(|(_, at)| *at);
-            if let (Some(asked), Some(recovery)) = (asked, &self.recovery) {
-                // Another one of that name may be there from an earlier recovery.
-                if seam::was_renamed_since(&recovery.wal_directory().join(&name), asked) {
+            if let Some(recovery) = &self.recovery {
+                // Who asks for the next one has this one, whether this process has heard of it or not. Another one of that name may
+                // be there from an earlier recovery until then.
+                let is_used = state.plan.cursor == Some(segment);
+                let path = recovery.wal_directory().join(&name);
+                if is_used || asked.is_some_and(|asked| seam::was_renamed_since(&path, asked)) {
                     drop(state);
-                    return seam::end_in_pg_wal(recovery, before);
+                    return Ok(seam::end_in_pg_wal(recovery, before));
                 }
             }
-            let is_to_come = asked.is_some() && self.recovery.is_some() && begun.elapsed() < HANDING_OVER;
-            if state.ended || !(is_to_come || state.in_flight.contains_key(&name)) {
-                return None;
+            let is_to_come = asked.is_some() && self.recovery.is_some();
+            if state.ended || is_to_come && begun.elapsed() >= HANDING_OVER {
+                return Err(Answer::Direct);
+            }
+            if !is_to_come && !state.in_flight.contains_key(&name) {
+                return Ok(None);
             }
             let waited = self.changed.wait_timeout(state, HANDING_OVER / 100);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -567,5 +573,32 @@ mod tests {
         let (mut stream, _other) = UnixStream::pair().unwrap();
         assert_eq!(prefetcher.demand(file, &mut stream).unwrap(), Answer::Direct);
         assert!(flight.since.elapsed() >= PATIENT_GRACE);
+    }
+
+    /// A recovery that has segment 1 in its `pg_wal`, whose last record ends in segment 2.
+    fn recovering(directory: &std::path::Path) -> Recovery {
+        fs::create_dir(directory.join("pg_wal")).unwrap();
+        fs::write(directory.join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
+        fs::write(directory.join("recovery.signal"), "").unwrap();
+        let bytes = testkit::wal::SEGMENT_BYTES;
+        let wal = testkit::wal::joined_segment(1, bytes as u64, bytes);
+        fs::write(directory.join("pg_wal/000000010000000000000001"), wal).unwrap();
+        Recovery::of(directory).unwrap()
+    }
+
+    #[test]
+    fn a_record_is_followed_out_of_a_segment_that_the_prefetcher_has_not_heard_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let recovery = Some(recovering(directory.path()));
+        let prefetcher = Prefetcher { recovery, ..prefetcher(directory.path()) };
+        let [first, second]: [SegmentName; 2] =
+            ["000000010000000000000001", "000000010000000000000002"].map(|name| name.parse().unwrap());
+        prefetcher.state().is_asked_for(second, SystemTime::now());
+        assert!(prefetcher.end_of(first, second).unwrap().is_some());
+        // Fetched ahead: the first one is asked for, and what is there under its name may be of another recovery.
+        prefetcher.state().is_asked_for(first, SystemTime::now() + Duration::from_secs(60));
+        assert_eq!(prefetcher.end_of(first, second).unwrap_err(), Answer::Direct);
+        prefetcher.state().is_asked_for(first, SystemTime::UNIX_EPOCH);
+        assert!(prefetcher.end_of(first, second).unwrap().is_some());
     }
 }

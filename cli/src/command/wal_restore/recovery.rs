@@ -19,7 +19,7 @@ impl Recovery {
         Self::of(&std::env::current_dir().ok()?)
     }
 
-    fn of(data_directory: &Path) -> Option<Self> {
+    pub(super) fn of(data_directory: &Path) -> Option<Self> {
         let postmaster = postmaster(data_directory)?;
         let recovery = Recovery { data_directory: data_directory.to_owned(), postmaster };
         recovery.goes_on().then_some(recovery)

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pgwal::WalFile;
 use rustix::fs::{Mode, OFlags};
@@ -27,8 +27,8 @@ const NAME: &str = ".barkeep-prefetch-";
 pub(super) const SOCKET: &str = "socket";
 /// The file that names the server's process, 0 where there is none.
 const OWNER: &str = "owner";
-/// By which a process knows that it is to be the prefetcher: the segment size in bytes (0 if unknown), a colon, and the
-/// directory.
+/// By which a process knows that it is to be the prefetcher: the segment size in bytes (0 if unknown), when the call began that
+/// starts it (in nanoseconds since 1970), and the directory, with colons between.
 const VARIABLE: &str = "BARKEEP_PREFETCHER";
 /// How long a sign of life is waited for. A prefetcher gives one every few seconds while it works on an answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(15);
@@ -40,6 +40,8 @@ const ANSWER_BYTES_MAX: u64 = 64;
 pub(super) struct Spool {
     path: PathBuf,
     segment_bytes: u64,
+    /// When the call began that this process serves, or that started the prefetcher.
+    called: SystemTime,
     /// A hash of where the files come from.
     source: String,
 }
@@ -127,14 +129,15 @@ impl Spool {
         let path = parent.join(format!("{NAME}{}", line.key(&beside)));
         let mut hash = DefaultHasher::new();
         hash.write(identity.as_bytes());
-        Some(Spool { path, segment_bytes: 0, source: format!("{:016x}", hash.finish()) })
+        let source = format!("{:016x}", hash.finish());
+        Some(Spool { path, segment_bytes: 0, called: SystemTime::now(), source })
     }
 
     /// The same directory, if it is beside the destination, for somebody who does not know where the files come from.
     pub(super) fn beside(line: &CommandLine) -> Option<Self> {
         let beside = line.beside()?;
         let path = beside.join(format!("{NAME}{}", line.key(&beside)));
-        Some(Spool { path, segment_bytes: 0, source: String::new() })
+        Some(Spool { path, segment_bytes: 0, called: SystemTime::now(), source: String::new() })
     }
 
     /// Whether this process was started to serve a directory.
@@ -145,9 +148,11 @@ impl Spool {
     /// The directory that this process is to serve, if it was started for that.
     pub(super) fn to_be_served(&self) -> Option<Self> {
         let value = std::env::var_os(VARIABLE)?.into_string().ok()?;
-        let (segment_bytes, path) = value.split_once(':')?;
+        let (segment_bytes, rest) = value.split_once(':')?;
+        let (called, path) = rest.split_once(':')?;
+        let called = UNIX_EPOCH.checked_add(Duration::from_nanos(called.parse().ok()?))?;
         let (path, source) = (PathBuf::from(path), self.source.clone());
-        Some(Spool { path, segment_bytes: segment_bytes.parse().ok()?, source })
+        Some(Spool { path, segment_bytes: segment_bytes.parse().ok()?, called, source })
     }
 
     /// The directory.
@@ -163,6 +168,11 @@ impl Spool {
     /// The segment size, 0 if it is not known.
     pub(super) fn segment_bytes(&self) -> u64 {
         self.segment_bytes
+    }
+
+    /// When the call began that started the prefetcher.
+    pub(super) fn called(&self) -> SystemTime {
+        self.called
     }
 
     /// Makes the directory; refuses one that is somebody else's.
@@ -236,7 +246,8 @@ impl Spool {
     pub(super) fn start_prefetcher(&self, segment_bytes: u64) -> io::Result<()> {
         let mut words = std::env::args_os();
         let name = words.next().unwrap_or_else(|| OsString::from("barkeep"));
-        let mut value = OsString::from(format!("{segment_bytes}:"));
+        let called = self.called.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let mut value = OsString::from(format!("{segment_bytes}:{called}:"));
         value.push(&self.path);
         let mut command = Command::new(std::env::current_exe()?);
         command.arg0(name).args(words).env(VARIABLE, value);
