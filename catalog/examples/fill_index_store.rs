@@ -54,6 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 bytes: size.bytes(),
                 hash: [0; 16],
                 stored_bytes: 5_592_405,
+                modified: None,
             };
             entries.push((facts, Some(Arc::new(index))));
         }

@@ -144,7 +144,7 @@ pub fn known_cluster(layout: &Layout, store: &IndexStore) -> Option<Cluster> {
         identity.system_id.parse().ok().map(|system_id| Cluster { system_id, version })
     });
     recorded.or_else(|| {
-        let system_id = store.system_id().ok().flatten().or_else(|| system_id_of_files(layout))?;
+        let system_id = store.system_id(layout).ok().flatten().or_else(|| system_id_of_files(layout))?;
         Some(Cluster { system_id, version: None })
     })
 }

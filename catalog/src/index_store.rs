@@ -17,8 +17,9 @@
 //! ```
 
 mod format;
+mod other;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io::{self, Read as _};
 use std::num::NonZeroUsize;
@@ -30,11 +31,12 @@ use std::time::Duration;
 use barkeep_transport::durable::{self, DurableError};
 use pgwal::{SegmentName, WalFile};
 
-use crate::Layout;
-use crate::inspect::{self, Hash, Inspection, SegmentIndex};
+use crate::inspect::{Hash, Inspection, SegmentIndex};
 use crate::lock::{LockError, ServerLock};
-use crate::wal::{OpenWal, WalError};
+use crate::wal::{self, OpenWal, WalError};
+use crate::{Layout, archive};
 pub use format::Facts;
+pub(crate) use other::ListedTimes;
 
 /// Largest pack accepted, in bytes.
 const PACK_BYTES_MAX: u64 = 1 << 30;
@@ -42,6 +44,8 @@ const PACK_BYTES_MAX: u64 = 1 << 30;
 const WASTE_BYTES_MAX: usize = 256 << 10;
 /// How long a writer waits for another.
 const WRITE_PATIENCE: Duration = Duration::from_secs(60);
+/// How many archived segments may be of another cluster than their entries before no more are looked at.
+const OTHERS_MAX: usize = 16;
 /// Most threads that read packs at once.
 const READERS_MAX: usize = 8;
 
@@ -132,6 +136,13 @@ impl Indexes {
     pub fn missing(&self, archived: &[SegmentName]) -> Vec<SegmentName> {
         archived.iter().copied().filter(|segment| self.get(*segment).is_none()).collect()
     }
+
+    /// The segments that have an entry and are not among `archived`, which are in any order.
+    pub fn absent(&self, archived: &[SegmentName]) -> Vec<SegmentName> {
+        let archived: HashSet<&SegmentName> = archived.iter().collect();
+        let segments = self.entries.iter().map(|entry| entry.facts.segment);
+        segments.filter(|segment| !archived.contains(segment)).collect()
+    }
 }
 
 impl IndexStore {
@@ -217,22 +228,31 @@ impl IndexStore {
         Ok(found)
     }
 
-    /// The system identifier of the newest indexed segment.
+    /// The system identifier of the newest indexed segment that is archived still, and says so itself: what is known of others may be
+    /// of a cluster that was here before.
     ///
     /// # Errors
     /// When a pack can't be read.
-    pub fn system_id(&self) -> Result<Option<u64>, IndexStoreError> {
+    pub fn system_id(&self, layout: &Layout) -> Result<Option<u64>, IndexStoreError> {
+        let mut tries = 0;
         for pack in self.packs()?.iter().rev() {
-            let found = read_pack(pack)?.into_entries().rev().find_map(|entry| entry.index());
-            if let Some(index) = found {
-                return Ok(Some(index.system_id));
+            for entry in read_pack(pack)?.into_entries().rev() {
+                let Some(index) = entry.index() else { continue };
+                match wal::system_id_of(layout, entry.facts.segment) {
+                    Some(found) if found == index.system_id => return Ok(Some(found)),
+                    Some(_) => tries += 1,
+                    None => {}
+                }
+                if tries >= OTHERS_MAX {
+                    return Ok(None);
+                }
             }
         }
         Ok(None)
     }
 
     /// Whether an archived segment has other bytes than when it was archived; `None` when it is not known what it had, or it is
-    /// not there.
+    /// not there, or it is another one.
     ///
     /// # Errors
     /// When the store or the segment can't be read, or the segment not be decompressed.
@@ -241,14 +261,15 @@ impl IndexStore {
             path: self.directory.clone(),
             source: io::Error::other(error),
         })?;
-        let Some(known) = known.map(|entry| entry.facts.hash).filter(|hash| *hash != Hash::default()) else {
-            return Ok(None);
-        };
+        let Some(known) = known.filter(|entry| entry.facts.hash != Hash::default()) else { return Ok(None) };
         let path = layout.wal(&WalFile::Segment(segment));
         let Some(open) = OpenWal::open(&path)? else { return Ok(None) };
-        let mut source = open.plain()?;
-        let found = inspect::hash_of(&mut source).map_err(|source| WalError::Read { path, source })?;
-        Ok(Some(found != known))
+        let found = archive::look_at_one(segment, open, None, false)?;
+        if found.hash == known.facts.hash {
+            return Ok(Some(false));
+        }
+        let is_another = known.is_of_another(found.index.as_deref(), &ListedTimes::of(layout));
+        Ok(if is_another { None } else { Some(true) })
     }
 
     /// Adds entries, or replaces them.
@@ -280,23 +301,41 @@ impl IndexStore {
         Ok(())
     }
 
-    /// Forgets segments that are not in the archive any more: whole packs at once, where nothing is left of an archive
-    /// directory. How many packs went.
+    /// Forgets segments that are not in the archive any more, whose names others may get. How many there were.
     ///
     /// # Errors
     /// When storage fails.
-    pub fn forget_absent(&self, layout: &Layout) -> Result<usize, IndexStoreError> {
-        let mut removed = 0;
-        for pack in self.packs()? {
-            let name = pack.file_name().unwrap_or_default();
-            if !layout.wals.join(name).exists() && durable::remove_unsynced(&pack)? {
-                removed += 1;
+    pub fn forget_absent(
+        &self,
+        layout: &Layout,
+        segments: impl IntoIterator<Item = SegmentName>,
+    ) -> Result<usize, IndexStoreError> {
+        let mut by_pack: BTreeMap<PathBuf, BTreeSet<SegmentName>> = BTreeMap::new();
+        for segment in segments {
+            by_pack.entry(self.pack(segment)).or_default().insert(segment);
+        }
+        if by_pack.is_empty() {
+            return Ok(0);
+        }
+        // A segment gets its entry after its name.
+        let _lock = ServerLock::acquire_path_within(&self.lock, WRITE_PATIENCE)?;
+        let (mut forgotten, mut removed) = (0, false);
+        for (path, mut absent) in by_pack {
+            absent.retain(|segment| !layout.wal(&WalFile::Segment(*segment)).exists());
+            let mut pack = read_pack(&path)?;
+            let before = pack.entries.len();
+            pack.entries.retain(|(facts, _)| !absent.contains(&facts.segment));
+            forgotten += before - pack.entries.len();
+            if pack.entries.is_empty() {
+                removed |= durable::remove_unsynced(&path)?;
+            } else if pack.entries.len() < before {
+                durable::write(&path, &pack.rewritten())?;
             }
         }
-        if removed > 0 {
+        if removed {
             durable::sync_dir(&self.directory)?;
         }
-        Ok(removed)
+        Ok(forgotten)
     }
 
     /// Where the entries of a segment are.
@@ -328,8 +367,13 @@ impl IndexStore {
 }
 
 impl Facts {
-    /// The facts of a segment that was looked at, whose file in the archive has this length.
-    pub fn of(segment: SegmentName, inspection: &Inspection, stored_bytes: u64) -> Self {
+    /// The facts of a segment that was looked at, whose file in the archive has this length, and was last changed at this time.
+    pub fn of(
+        segment: SegmentName,
+        inspection: &Inspection,
+        stored_bytes: u64,
+        modified: Option<u64>,
+    ) -> Self {
         Facts {
             segment,
             soundness: inspection.soundness,
@@ -338,6 +382,7 @@ impl Facts {
             bytes: inspection.bytes,
             hash: inspection.hash,
             stored_bytes,
+            modified,
         }
     }
 }

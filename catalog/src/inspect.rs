@@ -295,23 +295,6 @@ impl Inspector {
     }
 }
 
-/// The hash of all that `source` gives.
-///
-/// # Errors
-/// When it can't be read.
-pub(crate) fn hash_of(source: &mut dyn Read) -> io::Result<Hash> {
-    let mut hash = XxHash3_128::new();
-    let mut piece = vec![0; PIECE_BYTES];
-    loop {
-        match source.read(&mut piece) {
-            Ok(0) => return Ok(hash.finish_128().to_be_bytes()),
-            Ok(count) => hash.write(piece.get(..count).unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 /// Judges a partial segment by its first bytes: its WAL ends somewhere, and what comes then is no damage.
 pub fn judge_partial(
     segment: SegmentName,

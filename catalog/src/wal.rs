@@ -127,6 +127,11 @@ impl OpenWal {
     }
 }
 
+/// Which cluster an archived segment says that it is of; `None` when it is not there, or says nothing.
+pub(crate) fn system_id_of(layout: &Layout, segment: SegmentName) -> Option<u64> {
+    OpenWal::open(&layout.wal(&WalFile::Segment(segment))).ok()??.system_id()
+}
+
 /// The timelines whose histories the archive holds, in order.
 ///
 /// # Errors

@@ -151,7 +151,10 @@ impl<'j> Batch<'j> {
         let Arrival { entry, inspection, .. } = arrival;
         self.directories.insert(self.layout.wal_directory(&job.file));
         if let (WalFile::Segment(segment), Some(inspection)) = (entry.file, inspection) {
-            self.indexes.push((Facts::of(segment, &inspection, entry.size), inspection.index));
+            self.indexes.push((
+                Facts::of(segment, &inspection, entry.size, Some(entry.time as u64)),
+                inspection.index,
+            ));
         }
         self.entries.push(entry);
         self.done.push((job, source));

@@ -68,7 +68,10 @@ impl<'a> Chain<'a> {
             return Some(index);
         }
         // A store that can't be read is as good as an empty one: the index is then made without what is before.
-        self.store.entry(before).ok().flatten().and_then(|entry| entry.index()).map(Arc::new)
+        let stored = self.store.entry(before).ok().flatten().and_then(|entry| entry.index())?;
+        // Nor is what is left of a cluster that was here before.
+        let of = wal::system_id_of(self.layout, before);
+        of.is_none_or(|of| of == stored.system_id).then(|| Arc::new(stored))
     }
 
     fn wait_for(&self, place: usize) -> Option<Arc<SegmentIndex>> {

@@ -14,6 +14,7 @@ use super::chain::Chain;
 use super::look::{PACKED_BYTES_MAX, Scratch, fill, look_at, look_at_one};
 use super::queue::QueuedFile;
 use super::{ArchiveOptions, Verify};
+use crate::index_store::ListedTimes;
 use crate::inspect::{Cluster, Hash, Inspection, Soundness, judge_partial};
 use crate::wal::{EMPTY, OpenWal, WalError, fault_of_segment};
 use crate::xlogdb::{WalEntry, seconds};
@@ -223,8 +224,11 @@ fn flaw(file: WalFile, archived: &Path, work: &Work<'_>) -> Option<Flaw> {
     if looked.soundness == Soundness::Damaged {
         return Some(Flaw::Damaged);
     }
-    let known = IndexStore::of(work.layout).entry(segment).ok()??.facts.hash;
-    (known != Hash::default() && known != looked.hash).then_some(Flaw::Altered(known))
+    let entry = IndexStore::of(work.layout).entry(segment).ok()??;
+    let known = entry.facts.hash;
+    let is_altered = known != Hash::default() && known != looked.hash;
+    let is_another = || entry.is_of_another(looked.index.as_deref(), &ListedTimes::of(work.layout));
+    (is_altered && !is_another()).then_some(Flaw::Altered(known))
 }
 
 /// Makes one file that stays where it is ready for publication, judging it while a copy is written: for when somebody

@@ -3,14 +3,14 @@
 
 use std::num::NonZeroUsize;
 
-use pgwal::{Lsn, SegmentName, WalFile};
+use pgwal::{SegmentName, WalFile};
 
 use super::chain::Chain;
 use super::look::look_at;
 use super::parallel::each_of;
 use super::{BATCH_FILES_MAX, known_cluster};
-use crate::index_store::{Facts, IndexStoreError};
-use crate::inspect::{Hash, Inspection, Soundness};
+use crate::index_store::{Entry, Facts, IndexStoreError, ListedTimes};
+use crate::inspect::{Hash, Inspection, SegmentIndex, Soundness};
 use crate::wal::{OpenWal, WalError};
 use crate::{IndexStore, Layout};
 
@@ -44,6 +44,7 @@ pub fn index_archive(
     let store = IndexStore::of(layout);
     let cluster = known_cluster(layout, &store);
     let known = store.load()?;
+    let listed = ListedTimes::of(layout);
     for batch in segments.chunks(BATCH_FILES_MAX) {
         let chain = Chain::new(layout, &store, batch.iter().copied().map(Some).collect());
         let results = each_of(batch.len(), workers, |place, scratch| {
@@ -51,8 +52,8 @@ pub fn index_archive(
             let path = layout.wal(&WalFile::Segment(segment));
             let looked = OpenWal::open(&path).and_then(|open| {
                 let Some(open) = open else { return Ok(None) };
-                let stored_bytes =
-                    open.stored_bytes().map_err(|source| WalError::Read { path: path.clone(), source })?;
+                let unreadable = |source| WalError::Read { path: path.clone(), source };
+                let stored_bytes = open.stored_bytes().map_err(unreadable)?;
                 let before = |size| chain.before(place, size);
                 look_at(segment, open, cluster, true, before, false, scratch)
                     .map(|inspection| Some((inspection, stored_bytes)))
@@ -70,11 +71,10 @@ pub fn index_archive(
         for (segment, result) in batch.iter().zip(results) {
             outcomes.push(match result {
                 Ok(Some((inspection, stored_bytes))) => {
-                    let mut facts = Facts::of(*segment, &inspection, stored_bytes);
+                    let modified = listed.get(*segment);
+                    let mut facts = Facts::of(*segment, &inspection, stored_bytes, modified);
                     let Inspection { index, .. } = inspection;
-                    let open = index.as_ref().and_then(|index| index.tail.as_ref()?.open.as_ref());
-                    let open = open.map(|record| record.lsn);
-                    compare(&mut facts, known.get(*segment).map(|entry| &entry.facts), open);
+                    compare(&mut facts, known.get(*segment), index.as_deref(), &listed);
                     entries.push((facts.clone(), index));
                     Indexed::Read(facts)
                 }
@@ -89,11 +89,21 @@ pub fn index_archive(
 }
 
 /// Holds what was found against what was archived. That is remembered until the segment is as it was, however often it is read.
-/// `open` is the last record, where its end is in the next segment.
-fn compare(facts: &mut Facts, archived: Option<&Facts>, open: Option<Lsn>) {
-    let archived = archived.filter(|archived| archived.hash != Hash::default());
+/// Another segment, archived under its name after it was deleted, is no change of it.
+fn compare(
+    facts: &mut Facts,
+    archived: Option<&Entry>,
+    index: Option<&SegmentIndex>,
+    listed: &ListedTimes<'_>,
+) {
     let is_whole = facts.soundness.replays();
-    match archived {
+    // The last record, where its end is in the next segment.
+    let open = index.and_then(|index| index.tail.as_ref()?.open.as_ref()).map(|record| record.lsn);
+    let is_another = |archived: &Entry| {
+        archived.facts.hash != facts.hash && is_whole && archived.is_of_another(index, listed)
+    };
+    let archived = archived.filter(|archived| !is_another(archived)).map(|archived| &archived.facts);
+    match archived.filter(|archived| archived.hash != Hash::default()) {
         Some(archived) if (archived.bytes, archived.hash) != (facts.bytes, facts.hash) => {
             if is_whole {
                 // Every record that is all there is sound, and yet a bit has changed: where no record is, or in the last one, whose
@@ -110,6 +120,7 @@ fn compare(facts: &mut Facts, archived: Option<&Facts>, open: Option<Lsn>) {
                 }
             }
             (facts.bytes, facts.hash) = (archived.bytes, archived.hash);
+            facts.modified = archived.modified;
         }
         None if !is_whole => facts.hash = Hash::default(),
         _ => {}

@@ -18,6 +18,8 @@ pub(super) const NOTE_BYTES_MAX: usize = 512;
 const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
 const CHAINED: u8 = 1;
+/// The time of the last change follows the note.
+const DATED: u8 = 2;
 
 /// What is known of one archived segment, besides its index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,23 +38,29 @@ pub struct Facts {
     pub hash: Hash,
     /// The length of its file in the archive, in bytes.
     pub stored_bytes: u64,
+    /// When what was archived had last been changed, in seconds since 1970, as the list of the archive has it; `None` if that is not
+    /// known.
+    pub modified: Option<u64>,
 }
 
 /// Appends an entry. `index` may be empty.
 pub(super) fn write(pack: &mut Vec<u8>, facts: &Facts, index: &[u8]) {
     let note = cut(&facts.note);
-    let payload = FACTS_BYTES + note.len() + index.len();
+    let modified = facts.modified.map(u64::to_le_bytes);
+    let date = modified.as_ref().map_or(&[][..], |modified| modified);
+    let payload = FACTS_BYTES + note.len() + date.len() + index.len();
     let start = pack.len();
     pack.extend((payload as u32).to_le_bytes());
     pack.extend([0; 4]);
     pack.extend(facts.segment.to_string().as_bytes());
     pack.push(code(facts.soundness));
-    pack.push(if facts.chained { CHAINED } else { 0 });
+    pack.push(if facts.chained { CHAINED } else { 0 } | if facts.modified.is_some() { DATED } else { 0 });
     pack.extend((note.len() as u16).to_le_bytes());
     pack.extend(facts.bytes.to_le_bytes());
     pack.extend(facts.hash);
     pack.extend(facts.stored_bytes.to_le_bytes());
     pack.extend(note.as_bytes());
+    pack.extend(date);
     let checksum = checksum(payload as u32, &pack[start + ENTRY_HEADER_BYTES..]);
     pack[start + 4..start + ENTRY_HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
     pack.extend(index);
@@ -71,8 +79,12 @@ pub(super) fn read(pack: &[u8]) -> Option<(Facts, &[u8], &[u8])> {
     let (bytes, fields) = fields.split_first_chunk::<8>()?;
     let (hash, fields) = fields.split_first_chunk::<16>()?;
     let (stored_bytes, fields) = fields.split_first_chunk::<8>()?;
-    let (note, index) = fields.split_at_checked(usize::from(u16::from_le_bytes(*note_length)))?;
-    let checked = payload.get(..FACTS_BYTES + note.len())?;
+    let (note, fields) = fields.split_at_checked(usize::from(u16::from_le_bytes(*note_length)))?;
+    let (modified, index) = match flags & DATED {
+        0 => (None, fields),
+        _ => fields.split_first_chunk::<8>().map(|(modified, index)| (Some(*modified), index))?,
+    };
+    let checked = payload.get(..payload.len() - index.len())?;
     if checksum(length, checked) != u32::from_le_bytes(*expected) {
         return None;
     }
@@ -84,6 +96,7 @@ pub(super) fn read(pack: &[u8]) -> Option<(Facts, &[u8], &[u8])> {
         bytes: u64::from_le_bytes(*bytes),
         hash: *hash,
         stored_bytes: u64::from_le_bytes(*stored_bytes),
+        modified: modified.map(u64::from_le_bytes),
     };
     Some((facts, index, rest))
 }
@@ -142,16 +155,19 @@ mod tests {
             bytes: 16 << 20,
             hash: [7; 16],
             stored_bytes: 1234,
+            modified: Some(1_800_000_000),
         }
     }
 
     #[test]
     fn an_entry_reads_back_and_leaves_what_follows() {
-        let mut pack = Vec::new();
-        write(&mut pack, &facts(), b"index");
-        pack.extend(b"next");
-        let (read_back, index, rest) = read(&pack).unwrap();
-        assert_eq!((read_back, index, rest), (facts(), &b"index"[..], &b"next"[..]));
+        for facts in [facts(), Facts { modified: None, ..facts() }] {
+            let mut pack = Vec::new();
+            write(&mut pack, &facts, b"index");
+            pack.extend(b"next");
+            let (read_back, index, rest) = read(&pack).unwrap();
+            assert_eq!((read_back, index, rest), (facts, &b"index"[..], &b"next"[..]));
+        }
         assert_eq!(FACTS_BYTES, NAME_BYTES + 2 + 2 + 8 + 16 + 8);
     }
 

@@ -21,6 +21,7 @@ fn facts(number: u64) -> Facts {
         bytes: 1,
         hash: [number as u8; 16],
         stored_bytes: number,
+        modified: None,
     }
 }
 
@@ -96,13 +97,22 @@ fn superseded_entries_do_not_pile_up() {
 }
 
 #[test]
-fn packs_of_directories_that_are_gone_are_forgotten() {
+fn segments_that_are_gone_are_forgotten() {
     let (_home, layout) = home();
     let store = IndexStore::of(&layout);
-    store.add(&[(facts(1), None), (facts(300), None)]).unwrap();
-    fs::create_dir_all(layout.wals.join(segment(300).directory())).unwrap();
-    assert_eq!(store.forget_absent(&layout).unwrap(), 1);
-    assert_eq!(numbers(&layout), [300]);
+    store.add(&[1, 2, 3, 300, 700].map(|number| (facts(number), None))).unwrap();
+    for number in [2, 3, 300] {
+        let path = layout.wal(&WalFile::Segment(segment(number)));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "WAL").unwrap();
+    }
+    // One of them was archived again meanwhile.
+    let absent = store.load().unwrap().absent(&[segment(2), segment(300)]);
+    assert_eq!(absent, [1, 3, 700].map(segment));
+    assert_eq!(store.forget_absent(&layout, absent).unwrap(), 2);
+    assert_eq!(numbers(&layout), [2, 3, 300]);
+    assert!(!store.pack(segment(700)).exists());
+    assert_eq!(store.forget_absent(&layout, []).unwrap(), 0);
 }
 
 #[test]

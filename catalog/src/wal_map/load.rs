@@ -14,7 +14,7 @@ use crate::index_store::{Entry, Facts};
 use crate::inspect::{SegmentIndex, Soundness};
 use crate::store::CatalogError;
 use crate::wal::OpenWal;
-use crate::{IndexStore, Layout, wal, xlogdb};
+use crate::{IndexStore, Layout, identity, wal, xlogdb};
 
 /// Size of the pieces in which a segment is read, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
@@ -48,8 +48,11 @@ pub struct Loaded {
 pub fn load(layout: &Layout, size: SegmentSize, options: LoadOptions) -> Result<Loaded, CatalogError> {
     let archived = xlogdb::archived_segments(layout)?;
     let store = IndexStore::of(layout);
+    let recorded = identity::read(layout)?.and_then(|identity| identity.system_id.parse().ok());
     let read = || -> Result<Vec<Known>, CatalogError> {
-        let indexed = store.load_as(indexed).map_err(|error| CatalogError::Index(Box::new(error)))?;
+        let indexed = store
+            .load_as(|entry| indexed(entry, recorded))
+            .map_err(|error| CatalogError::Index(Box::new(error)))?;
         Ok(all_known(&archived, indexed))
     };
     let mut known = read()?;
@@ -94,9 +97,13 @@ fn histories(layout: &Layout) -> Result<Vec<History>, CatalogError> {
     Ok(histories)
 }
 
-/// What the store knows of a segment.
-fn indexed(entry: Entry) -> Known {
+/// What the store knows of a segment: nothing, where that is of a cluster that was here before.
+fn indexed(entry: Entry, recorded: Option<u64>) -> Known {
     let index = entry.index().map(Box::new);
+    let of = index.as_ref().map(|index| index.system_id);
+    if of.zip(recorded).is_some_and(|(of, recorded)| of != recorded) {
+        return unread(entry.facts.segment);
+    }
     let Facts { segment, soundness, note, .. } = entry.facts;
     Known { name: segment, index, soundness, note, partial: false }
 }

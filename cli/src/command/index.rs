@@ -1,4 +1,5 @@
 //! Indexing WAL that is in the archive already and was not indexed on its way there: Barman put it there, or the index was lost.
+//! And forgetting what is there no more.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -15,7 +16,8 @@ const TURN: Duration = Duration::from_secs(15);
 /// How many segments are read before the time is looked at.
 const SEGMENTS_AT_ONCE: usize = 64;
 
-/// Reads archived segments of which nothing is known, the oldest first, by one thread and for a bounded time.
+/// Forgets segments that were deleted, and reads archived segments of which nothing is known, the oldest first, by one thread and for a
+/// bounded time.
 ///
 /// # Errors
 /// When the archive can't be listed, or the index can't be kept. That a segment can't be read is for `check` to tell.
@@ -26,7 +28,9 @@ pub(super) fn catch_up(server: &ServerContext) -> Result<(), CommandError> {
     };
     let store = IndexStore::of(&layout);
     let archived = xlogdb::archived_segments(&layout)?;
-    let missing = store.load().map_err(failed)?.missing(&archived);
+    let indexes = store.load().map_err(failed)?;
+    let missing = indexes.missing(&archived);
+    store.forget_absent(&layout, indexes.absent(&archived)).map_err(failed)?;
     let begin = Instant::now();
     let mut read = 0;
     for segments in missing.chunks(SEGMENTS_AT_ONCE).take_while(|_| begin.elapsed() < TURN) {

@@ -42,6 +42,7 @@ mod init;
 mod inspection;
 mod killed_copies;
 mod killed_steps;
+mod made_anew;
 mod notify;
 mod notify_tls;
 mod old_homes;

@@ -222,6 +222,21 @@ impl Outcomes {
 }
 
 impl SegmentIndex {
+    /// Whether `other`, of the same name, was made from other WAL: records differ, which their checksums prove. Of a change that no
+    /// checksum finds, and of whether the segment before was known, it does not depend.
+    pub fn differs_from(&self, other: &Self) -> bool {
+        let end = |index: &Self| (index.last_record, index.tail.as_ref().map(|tail| tail.last_record));
+        // With the segment before, there may be a record more.
+        let first = |index: &Self| (index.head_missing, index.first_record);
+        let counted = |index: &Self| (index.records, index.commits, index.aborts, index.xids);
+        end(self) != end(other)
+            || first(self) == first(other)
+                && (counted(self) != counted(other)
+                    || self.restore_points != other.restore_points
+                    || self.checkpoints != other.checkpoints
+                    || self.timelines != other.timelines)
+    }
+
     /// Takes in the index of what follows, so that this one covers both.
     ///
     /// Returns it unchanged if it doesn't follow: another cluster, or a gap.
