@@ -1,3 +1,6 @@
+use std::time::SystemTime;
+
+use super::temp_file::NAME_BYTES_MAX;
 use super::*;
 use crate::faults::Faults;
 
