@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use pgwal::{SegmentName, SegmentSize, TimelineId};
+use pgwal::{Lsn, SegmentName, SegmentSize, TimelineId};
 
 use crate::inspect::SegmentIndex;
 use crate::{IndexStore, Layout, wal};
@@ -53,9 +53,11 @@ impl<'a> Chain<'a> {
         if segment.timeline() == TimelineId::FIRST {
             return None;
         }
-        // The first segment of a timeline goes on where the timeline before it was left.
+        // The first segment of a timeline goes on where the timeline before it was left, if that was at the end of one: a segment in
+        // which a timeline is left has a copy on the next.
         let history = wal::history(self.layout, segment.timeline()).ok().flatten()?;
-        let parent = history.timeline_at(before.first_lsn(size)?);
+        let last_byte = Lsn::from_u64(segment.first_lsn(size)?.as_u64().checked_sub(1)?);
+        let parent = history.timeline_at(last_byte);
         if parent == segment.timeline() { None } else { self.of(place, before.on(parent)) }
     }
 

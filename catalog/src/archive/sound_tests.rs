@@ -214,6 +214,25 @@ fn a_segment_that_does_not_follow_is_told_of() {
     assert!(told[0].starts_with("Unlinked: it does not follow the segment before it"), "{told:?}");
 }
 
+/// A timeline that is left at the end of a segment goes on in the next one; one that is left within a segment does not.
+#[test]
+fn a_timeline_is_followed_from_where_it_was_left() {
+    let bytes = SEGMENT_BYTES as u64;
+    for (left, told) in [(start(2) - bytes / 2, 0), (start(2), 1)] {
+        let (_home, layout) = home();
+        let history = format!("1\t0/{left:X}\tno recovery target specified\n");
+        fs::create_dir_all(&layout.wals).unwrap();
+        fs::write(layout.wals.join("00000002.history"), history).unwrap();
+        // Its last record goes on in the next segment, on its own timeline.
+        let open = testkit::wal::joined_segment(1, start(1), SEGMENT_BYTES);
+        fs::write(layout.incoming.join(name(1, 1)), open).unwrap();
+        archive(&layout, Verify::Warn);
+        fs::write(layout.incoming.join(name(2, 2)), segment(2, start(2), SEGMENT_BYTES, 0)).unwrap();
+        let (report, warned) = archive(&layout, Verify::Warn);
+        assert_eq!((report.archived, report.doubtful), (1, told), "{warned:?}");
+    }
+}
+
 #[test]
 fn compressed_arrivals_are_judged_too() {
     let (_home, layout) = home();
