@@ -39,7 +39,7 @@ pub use event::{ArchiveError, ArchiveEvent, ArchiveReport, Rejection, Verify};
 pub use found::Change;
 pub use hooks::{ArchiveHooks, HookFile, HookStop, NoHooks};
 pub(crate) use look::{fill, look_at_one};
-pub(crate) use place::same_content;
+pub(crate) use place::{Flaw, flaw, same_content};
 pub use reindex::{Indexed, index_archive};
 use run::Run;
 pub(crate) use to_errors::move_to_errors;

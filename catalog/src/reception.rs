@@ -21,7 +21,7 @@ use pgwal::WalFile;
 use pgwal::page::identify_segment;
 use sha2::Sha256;
 
-use crate::archive::{self, Verify, known_cluster};
+use crate::archive::{self, Flaw, Verify, known_cluster};
 use crate::inspect::{Cluster, Inspector, Soundness, judge_partial};
 use crate::wal::{OpenWal, WAL_BYTES_MAX, WalError};
 use crate::xlogdb::{Locked, WalEntry, XlogDbError};
@@ -327,8 +327,8 @@ impl<'a> Reception<'a> {
         }
     }
 
-    /// Whether a file of that name is there, and whether it has the same content. An archived segment that is known to be
-    /// damaged or altered does not count, when a sound one comes: the archiver will put that in its place.
+    /// Whether a file of that name is there, and whether it has the same content. An archived segment that is damaged or
+    /// altered does not count, when a sound one comes: the archiver will put that in its place.
     fn compare(
         &self,
         file: WalFile,
@@ -375,18 +375,16 @@ impl<'a> Reception<'a> {
         Ok(list.append(&[entry])?)
     }
 
-    /// Whether an archived segment was found to be damaged, or to be no more what was archived, which the new one is.
+    /// Whether an archived segment is damaged, or no more what was archived, which the new one is.
     fn gives_way(&self, file: WalFile, new: &Path) -> Result<bool, WalError> {
         let WalFile::Segment(segment) = file else { return Ok(false) };
-        let Some(entry) = self.store.entry(segment).ok().flatten() else { return Ok(false) };
-        match entry.facts.soundness {
-            Soundness::Damaged => Ok(true),
-            Soundness::Altered => {
+        match archive::flaw(file, self.layout, self.verify, self.cluster) {
+            None => Ok(false),
+            Some(Flaw::Damaged) => Ok(true),
+            Some(Flaw::Altered(hash)) => {
                 let Some(open) = OpenWal::open(new)? else { return Ok(false) };
-                let looked = archive::look_at_one(segment, open, self.cluster, false)?;
-                Ok(looked.hash == entry.facts.hash)
+                Ok(archive::look_at_one(segment, open, self.cluster, false)?.hash == hash)
             }
-            _ => Ok(false),
         }
     }
 

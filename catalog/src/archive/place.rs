@@ -139,7 +139,7 @@ pub(super) fn prepare(
     let mut replaces = None;
     if archived {
         match compare(&job.source, &destination)? {
-            Prepared::Different(why) => match flaw(job.file, &destination, work) {
+            Prepared::Different(why) => match flaw(job.file, layout, options.verify, work.cluster) {
                 Some(flaw) => replaces = Some(flaw),
                 None => return Ok(Prepared::Different(why)),
             },
@@ -206,7 +206,7 @@ fn unfit(file: WalFile, open: &OpenWal) -> io::Result<Option<String>> {
 }
 
 /// Why another segment may take an archived one's place.
-enum Flaw {
+pub(crate) enum Flaw {
     /// It is damaged.
     Damaged,
     /// It is not what was archived, which had this hash.
@@ -214,20 +214,20 @@ enum Flaw {
 }
 
 /// What is wrong with an archived segment. Where segments are not judged, nothing is.
-fn flaw(file: WalFile, archived: &Path, work: &Work<'_>) -> Option<Flaw> {
+pub(crate) fn flaw(file: WalFile, layout: &Layout, verify: Verify, cluster: Option<Cluster>) -> Option<Flaw> {
     let WalFile::Segment(segment) = file else { return None };
-    if work.options.verify == Verify::Off {
+    if verify == Verify::Off {
         return None;
     }
-    let open = OpenWal::open(archived).ok()??;
-    let looked = look_at_one(segment, open, work.cluster, true).ok()?;
+    let open = OpenWal::open(&layout.wal(&file)).ok()??;
+    let looked = look_at_one(segment, open, cluster, true).ok()?;
     if looked.soundness == Soundness::Damaged {
         return Some(Flaw::Damaged);
     }
-    let entry = IndexStore::of(work.layout).entry(segment).ok()??;
+    let entry = IndexStore::of(layout).entry(segment).ok()??;
     let known = entry.facts.hash;
     let is_altered = known != Hash::default() && known != looked.hash;
-    let is_another = || entry.is_of_another(looked.index.as_deref(), &ListedTimes::of(work.layout));
+    let is_another = || entry.is_of_another(looked.index.as_deref(), &ListedTimes::of(layout));
     (is_altered && !is_another()).then_some(Flaw::Altered(known))
 }
 

@@ -13,7 +13,7 @@ use crate::support::{Home, Run, barkeep};
 use crate::wal_scene::{Far, Scene};
 
 /// The path of a segment in the archive.
-fn archived(home: &Home, number: u64) -> std::path::PathBuf {
+pub(crate) fn archived(home: &Home, number: u64) -> std::path::PathBuf {
     layout(home).wal(&WalFile::Segment(segment(1, number)))
 }
 
@@ -170,7 +170,7 @@ fn a_recovery_stops_at_a_damaged_segment_that_barman_hands_out() {
 }
 
 /// A home with three archived segments whose last records go on in the next one.
-fn three_joined(compression: &str) -> Home {
+pub(crate) fn three_joined(compression: &str) -> Home {
     let home = home().with("main", "compression", compression);
     for number in 1..=3 {
         let bytes = testkit::wal::joined_segment(1, number << 20, testkit::wal::SEGMENT_BYTES);
@@ -182,7 +182,7 @@ fn three_joined(compression: &str) -> Home {
 }
 
 /// Changes a bit of what a segment holds, packed or not.
-fn flip(home: &Home, number: u64, compression: &str, at: usize) {
+pub(crate) fn flip(home: &Home, number: u64, compression: &str, at: usize) {
     let path = archived(home, number);
     let packing = Compression::from_name(compression).unwrap_or(Compression::None);
     let mut bytes = Vec::new();
@@ -194,7 +194,7 @@ fn flip(home: &Home, number: u64, compression: &str, at: usize) {
 }
 
 /// Where the last record of a segment begins, and the next one of a segment that continues one.
-const LAST_RECORD: usize = testkit::wal::SEGMENT_BYTES - 8192 + 24;
+pub(crate) const LAST_RECORD: usize = testkit::wal::SEGMENT_BYTES - 8192 + 24;
 
 #[test]
 fn a_flipped_bit_anywhere_in_the_last_segment_is_found_and_remembered() {

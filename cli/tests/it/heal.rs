@@ -10,7 +10,7 @@ use crate::stored::{archive, layout, listed, names};
 use crate::support::Home;
 
 /// A server that keeps its WAL, and a home that has all of it archived.
-fn scene(major: u32) -> (Cluster, Home, Vec<WalFile>) {
+pub(crate) fn scene(major: u32) -> (Cluster, Home, Vec<WalFile>) {
     let cluster = Cluster::builder(major).segment_size_mib(1).setting("wal_keep_size", "200MB").start();
     let home = Home::new()
         .server("main", &cluster.conninfo())

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod agent;
+mod altered_wal;
 mod archive_faults;
 mod archive_locks;
 mod archive_wal;
