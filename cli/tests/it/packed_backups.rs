@@ -68,6 +68,13 @@ impl Packed {
     }
 }
 
+impl Drop for Packed {
+    /// Stops the receiver that a cron has left running, also when the test fails.
+    fn drop(&mut self) {
+        let _ = self.run(&["receive-wal", "--stop", "main"]);
+    }
+}
+
 fn a_file_that_comes_twice_is_refused(packed: &Packed) {
     let archive = packed.data().join("base.tar");
     let mut bytes = fs::read(&archive).unwrap();
