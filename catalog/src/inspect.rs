@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use pgwal::index::{IndexOptions, Indexer};
 use pgwal::page::{LONG_HEADER_BYTES, LongHeader, PageHeader, identify_segment};
-use pgwal::{Fault, FaultKind, SegmentName, SegmentSize};
+use pgwal::{Fault, FaultKind, SegmentName, SegmentSize, WalVersion};
 use twox_hash::XxHash3_128;
 
 pub use pgwal::index::SegmentIndex;
@@ -314,9 +314,14 @@ pub fn judge_partial(
 }
 
 /// Judges bytes that don't begin as WAL of a known version does. Where the cluster is known to have such a version, it
-/// can't have written them.
+/// can't have written them. Nor can any, where only the version is right.
 fn unrecognised(first_bytes: &[u8], cluster: Option<Cluster>) -> (Soundness, String) {
-    let note = match PageHeader::read(first_bytes).filter(|_| first_bytes.len() >= LONG_HEADER_BYTES) {
+    let header = PageHeader::read(first_bytes);
+    if header.is_some_and(|header| WalVersion::from_magic(header.magic).is_some()) {
+        let note = "its first page has no long header, or one with an impossible segment size";
+        return (Soundness::Damaged, note.to_owned());
+    }
+    let note = match header.filter(|_| first_bytes.len() >= LONG_HEADER_BYTES) {
         Some(header) => format!(
             "it does not begin with a WAL page of PostgreSQL 13 to 18, but with magic number {:04X}",
             header.magic

@@ -190,6 +190,21 @@ fn what_cannot_be_judged_is_archived_with_a_warning() {
 }
 
 #[test]
+fn a_broken_first_page_of_a_known_version_is_damage_though_nothing_is_known_of_the_server() {
+    // The flag of a long header, and the segment size in it.
+    for offset in [2, 32] {
+        let (_home, layout) = home();
+        let path = deliver(&layout, 1);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[offset] ^= 2;
+        fs::write(&path, bytes).unwrap();
+        let (report, told) = archive(&layout, Verify::Warn);
+        assert_eq!((report.archived, report.rejected), (0, 1), "{told:?}");
+        assert!(told[0].contains("no long header, or one with an impossible segment size"), "{told:?}");
+    }
+}
+
+#[test]
 fn a_segment_under_the_wrong_name_is_refused() {
     let (_home, layout) = home();
     fs::rename(deliver(&layout, 7), layout.incoming.join(name(1, 8))).unwrap();
