@@ -74,7 +74,7 @@ pub fn find(catalog: &Catalog, backups: &Backups) -> Result<Option<(Vec<Gap>, Se
         let finished = backups.by_id.range(oldest..).map(|(_, backup)| backup);
         gaps.extend(lost_ends(&present, size, finished.filter(|backup| backup.status == Status::Done)));
     }
-    Ok(Some((not_on_the_way(layout, gaps, size), size)))
+    Ok(Some((not_on_the_way(layout, gaps, size, &present), size)))
 }
 
 /// A range of segments that can't be looked through.
@@ -202,8 +202,8 @@ fn gap(
     Some(Gap { first, last, segments })
 }
 
-/// Leaves out of gaps what has arrived and is not archived yet.
-pub fn not_on_the_way(layout: &Layout, gaps: Vec<Gap>, size: SegmentSize) -> Vec<Gap> {
+/// Leaves out of gaps what has arrived and is not archived yet, and what is being received.
+fn not_on_the_way(layout: &Layout, gaps: Vec<Gap>, size: SegmentSize, present: &[SegmentName]) -> Vec<Gap> {
     let mut left = Vec::new();
     for gap in gaps {
         // A long gap is one: not each of its files is looked for.
@@ -212,7 +212,7 @@ pub fn not_on_the_way(layout: &Layout, gaps: Vec<Gap>, size: SegmentSize) -> Vec
             continue;
         }
         for segment in gap.segments(size) {
-            if wal::exists(layout, WalFile::Segment(segment)) || is_being_received(layout, segment) {
+            if wal::exists(layout, WalFile::Segment(segment)) || is_being_received(layout, segment, present) {
                 continue;
             }
             match left.last_mut() {
@@ -227,8 +227,11 @@ pub fn not_on_the_way(layout: &Layout, gaps: Vec<Gap>, size: SegmentSize) -> Vec
     left
 }
 
-fn is_being_received(layout: &Layout, segment: SegmentName) -> bool {
-    layout.streaming.join(WalFile::Partial(segment).to_string()).exists()
+/// Whether more is to come of a segment that there is a part of: where a later one is archived, the part was left behind.
+fn is_being_received(layout: &Layout, segment: SegmentName, present: &[SegmentName]) -> bool {
+    let later = present.get(present.partition_point(|archived| *archived <= segment));
+    later.is_none_or(|later| later.timeline() != segment.timeline())
+        && layout.streaming.join(WalFile::Partial(segment).to_string()).exists()
 }
 
 #[cfg(test)]

@@ -73,6 +73,22 @@ fn missing_and_damaged_segments_come_from_the_server() {
     }
 }
 
+/// What a receiver left behind that was started again later hides no gap.
+#[test]
+fn a_part_of_a_segment_before_archived_ones_is_a_gap() {
+    testkit::require_pg!(15);
+    let (_cluster, home, files) = scene(15);
+    let missing = files[2].to_string();
+    let (incoming, streaming) = (layout(&home).incoming, layout(&home).streaming);
+    fs::create_dir_all(&streaming).unwrap();
+    fs::rename(incoming.join(&missing), streaming.join(format!("{missing}.partial"))).unwrap();
+    home.run(["archive-wal", "main"]).success();
+    let check = home.run(["check", "main"]);
+    assert!(check.stdout.contains(&format!("WAL archive gaps: FAILED ({missing} is missing)")), "{check:?}");
+    home.run(["cron"]).success();
+    assert_eq!(archive(&home), files.iter().map(ToString::to_string).collect::<Vec<_>>());
+}
+
 #[test]
 fn the_daemon_heals_as_cron_does() {
     testkit::require_pg!(15);
