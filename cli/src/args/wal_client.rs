@@ -44,8 +44,8 @@ pub struct WalArchiveArgs {
     #[command(flatten)]
     pub compression: ShippedCompression,
     /// Ship up to this many files that wait for it with one call; the calls for the others then return at once
-    #[arg(short, long, value_name = "COUNT", value_parser = super::values::positive)]
-    pub parallel: Option<u32>,
+    #[arg(short, long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
+    pub parallel: u32,
     /// Print the version
     #[arg(short = 'V', long, action = ArgAction::Version)]
     pub version: Option<bool>,

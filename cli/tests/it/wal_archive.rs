@@ -105,6 +105,10 @@ fn exit_codes_are_those_of_barmans_client() {
     // No such program.
     with(&["--remote-program", "/nonexistent/barman", "127.0.0.1", "main", &path])
         .fails_with_one_line(127, &["--remote-program"]);
+    // What is Barman's default, and a number that makes no sense.
+    with(&["-p", "0", "127.0.0.1", "main", &path]).success();
+    fs::remove_file(scene.barman.server_dir("main").join("incoming").join(file)).unwrap();
+    with(&["-p", "x", "127.0.0.1", "main", &path]).exits_with(2);
     // A test ships nothing.
     let test = with(&["--test", "127.0.0.1", "main", "any"]).success();
     assert!(test.stdout.contains("Ready to accept WAL files for the server main"), "{test:?}");
@@ -204,6 +208,8 @@ fn a_home_on_this_machine_needs_no_ssh() {
         scene.assert_kept(file);
     }
     assert_eq!(scene.logins(), 0);
+    archive(&["-p", "0", "main", path.to_str().unwrap()]).success();
+    archive(&["-p", "2", "main", path.to_str().unwrap()]).fails_with_one_line(2, &["one file at a time"]);
     archive(&["other", path.to_str().unwrap()]).fails_with_one_line(1, &["Unknown server 'other'"]);
     archive(&["host", "main", path.to_str().unwrap()]).exits_with(2);
     archive(&["main", "/nonexistent/000000010000000000000001"]).fails_with_one_line(2, &["cannot archive"]);

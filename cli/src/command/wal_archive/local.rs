@@ -20,7 +20,7 @@ use crate::hooks::ArchiveScripts;
 /// Exit code 2 when the file can't be read, 1 when it can't be kept.
 pub fn run_local(context: &mut Context, args: &WalArchiveArgs) -> Result<(), CommandError> {
     let (destination, path) = operands(args)?;
-    if is_compressed(args) || args.parallel.is_some() || args.md5 {
+    if is_compressed(args) || args.parallel > 1 || args.md5 {
         let what =
             "--local compresses as the server's configuration says, one file at a time, and checks by itself";
         return Err(CommandError::new(what)

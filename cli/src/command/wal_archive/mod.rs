@@ -46,7 +46,7 @@ pub fn run_remote(output: &Output, global: &GlobalArgs, args: &WalArchiveArgs) -
         return remote::test(&ssh, &command.arg("--test"), output);
     }
     let mut asked_for = open(&path)?;
-    let batch = args.parallel.unwrap_or(1).min(BATCH_FILES_MAX);
+    let batch = args.parallel.clamp(1, BATCH_FILES_MAX);
     let memory = (batch > 1).then(|| memory(args, &format!("{ssh}\0{command}"), &path)).transpose()?;
     if let Some(memory) = &memory
         && memory.has(&mut asked_for, unix_seconds())
