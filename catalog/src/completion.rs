@@ -3,6 +3,7 @@
 use pgwal::{SegmentName, TimelineId, WalFile};
 
 use crate::store::names_in;
+use crate::xlogdb::is_log_directory;
 use crate::{BackupInfo, Catalog, CatalogError, Layout, Status};
 
 /// What the archive says about a backup's WAL.
@@ -124,7 +125,7 @@ impl Catalog {
 fn newest_segment(layout: &Layout, timeline: TimelineId) -> Result<Option<SegmentName>, CatalogError> {
     let prefix = format!("{:08X}", timeline.as_u32());
     let mut directories = names_in(&layout.wals)?;
-    directories.retain(|name| name.len() == 16 && name.starts_with(&prefix));
+    directories.retain(|name| is_log_directory(name) && name.starts_with(&prefix));
     directories.sort_unstable();
     for directory in directories.iter().rev() {
         let names = names_in(&layout.wals.join(directory))?;
@@ -233,6 +234,18 @@ mod tests {
         assert_eq!(catalog.check_backup(&mut info).unwrap(), Status::WaitingForWals);
         info.set_end(TimelineId::new(2).unwrap(), Lsn::from_u64(4 * MIB_16 + 300));
         assert_eq!(catalog.check_backup(&mut info).unwrap(), Status::Failed);
+    }
+
+    /// The name of a timeline's history is as long as that of a directory.
+    #[test]
+    fn a_timeline_of_which_only_the_history_is_archived_is_waited_for() {
+        let home = tempfile::tempdir().unwrap();
+        let (catalog, mut info) = fixture(home.path());
+        let second = TimelineId::new(2).unwrap();
+        info.set_begin(second, Lsn::from_u64(2 * MIB_16 + 40));
+        info.set_end(second, Lsn::from_u64(4 * MIB_16 + 300));
+        std::fs::write(home.path().join("wals/00000002.history"), "1\t0/1800000\tx\n").unwrap();
+        assert_eq!(catalog.check_backup(&mut info).unwrap(), Status::WaitingForWals);
     }
 
     #[test]

@@ -460,7 +460,7 @@ fn walk(layout: &Layout, foreign: &mut dyn FnMut(PathBuf)) -> Result<Vec<(WalFil
 }
 
 /// Whether a name is that of an archive directory: 16 upper-case hexadecimal digits.
-fn is_log_directory(name: &str) -> bool {
+pub(crate) fn is_log_directory(name: &str) -> bool {
     name.len() == 16 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'))
 }
 
