@@ -60,6 +60,17 @@ impl Layout {
         }
     }
 
+    /// The server whose archive a file or directory is in or of, told without a configuration: the usual `wals`, of which barkeep has
+    /// an index beside.
+    pub fn around(path: &Path) -> Option<Self> {
+        let path = path.canonicalize().ok()?;
+        let wals = path.ancestors().take(3).find(|path| path.file_name() == Some("wals".as_ref()))?;
+        let backup_directory = wals.parent()?;
+        let server = backup_directory.file_name()?.to_string_lossy();
+        let layout = Layout::new(&server, backup_directory, backup_directory);
+        layout.private().join("wal-index").exists().then_some(layout)
+    }
+
     /// The directories that a server needs before anything can be written.
     pub fn directories(&self) -> [PathBuf; 8] {
         [

@@ -210,6 +210,8 @@ fn a_flipped_bit_anywhere_in_the_last_segment_is_found_and_remembered() {
             flip(&home, 3, compression, at);
             let run = home.run(["wal", "verify", "main"]).exits_with(1);
             assert!(run.stdout.contains("0/2") || run.stdout.contains("0/3"), "{at} {run:?}");
+            home.run(["wal", "verify", home.join("main/wals/0000000100000000").to_str().unwrap()])
+                .exits_with(1);
             let run = home.run(["check", "--deep", "main"]).exits_with(1);
             let told = run.stdout.lines().skip_while(|line| !line.contains("WAL archive records: FAILED"));
             let told = told.take(2).collect::<String>();

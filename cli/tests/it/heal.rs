@@ -89,6 +89,27 @@ fn a_part_of_a_segment_before_archived_ones_is_a_gap() {
     assert_eq!(archive(&home), files.iter().map(ToString::to_string).collect::<Vec<_>>());
 }
 
+/// A bit that no record has is told by the hash, and what the server has is what was archived.
+#[test]
+fn an_altered_segment_comes_from_the_server() {
+    testkit::require_pg!(15);
+    let (_cluster, home, files) = scene(15);
+    let home = home.with("main", "compression", "");
+    home.run(["archive-wal", "main"]).success();
+    let path = layout(&home).wal(files.last().unwrap());
+    let whole = fs::read(&path).unwrap();
+    let mut altered = whole.clone();
+    // The padding of a page's header.
+    altered[8192 + 20] = 1;
+    fs::write(&path, altered).unwrap();
+    let deep = home.run(["check", "--deep", "main"]).exits_with(1);
+    assert!(deep.stdout.contains("its bytes are not those that were archived"), "{deep:?}");
+    home.run(["cron"]).success();
+    assert!(fs::read(&path).unwrap() == whole);
+    let deep = home.run(["check", "--deep", "main"]);
+    assert!(deep.stdout.contains("WAL archive records: OK"), "{deep:?}");
+}
+
 #[test]
 fn the_daemon_heals_as_cron_does() {
     testkit::require_pg!(15);

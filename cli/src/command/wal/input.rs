@@ -71,6 +71,13 @@ impl Input {
         }
     }
 
+    /// Whether a segment is the file at `path`.
+    pub(super) fn is_at(&self, segment: SegmentName, path: &Path) -> bool {
+        let Some(Place::File(file)) = self.files.get(&segment) else { return false };
+        file == path
+            || file.canonicalize().is_ok_and(|file| path.canonicalize().is_ok_and(|path| path == file))
+    }
+
     /// Whether a segment has anything of the range that is asked for.
     pub(super) fn is_wanted(&self, segment: SegmentName) -> bool {
         is_wanted(&self.source, segment, self.segment_size)

@@ -16,6 +16,8 @@ mod verify;
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
+use barkeep_catalog::Layout;
+
 use crate::args::{WalArgs, WalCommand, WalSource};
 use crate::context::{Context, Policy, ServerContext};
 use crate::error::CommandError;
@@ -57,7 +59,8 @@ pub fn run(output: &Output, context: Option<&Context>, args: &WalArgs) -> Result
     let input = Input::open(&source, &archive, args.command.may_end())?;
     let done = match &args.command {
         WalCommand::Verify(args) => {
-            let layout = server.as_ref().map(ServerContext::layout);
+            let around = || source.paths.first().and_then(|path| Layout::around(path));
+            let layout = server.as_ref().map(ServerContext::layout).or_else(around);
             verify::run(&input, args, layout.as_ref(), &mut lines).map(|()| None)
         }
         WalCommand::Stats(args) => stats::run(&input, args, &mut lines),

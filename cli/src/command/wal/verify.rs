@@ -4,8 +4,8 @@ use std::error::Error as _;
 use std::thread::available_parallelism;
 
 use barkeep_catalog::{IndexStore, Layout};
-use pgwal::SegmentName;
 use pgwal::verify::{SegmentReport, VerifyError, VerifyOptions, verify_segments, verify_series};
+use pgwal::{SegmentName, WalFile};
 use serde_json::json;
 
 use super::input::Input;
@@ -30,7 +30,9 @@ pub(super) fn run(
     let each = |report: SegmentReport| {
         segments.push(report.segment);
         records += report.records;
-        let altered = altered(&report, archive);
+        let is_archived =
+            |layout: &&Layout| input.is_at(report.segment, &layout.wal(&WalFile::Segment(report.segment)));
+        let altered = altered(&report, archive.filter(is_archived));
         damaged += u64::from(!report.is_sound() || altered.is_some());
         if printed.is_ok() {
             printed = print(lines, &report, altered.as_deref(), input);
