@@ -30,7 +30,10 @@ pub(super) fn catch_up(server: &ServerContext) -> Result<(), CommandError> {
     let archived = xlogdb::archived_segments(&layout)?;
     let indexes = store.load().map_err(failed)?;
     let missing = indexes.missing(&archived);
-    store.forget_absent(&layout, indexes.absent(&archived)).map_err(failed)?;
+    // Where nothing is archived at all, the disk that it is on may not be there.
+    if !archived.is_empty() {
+        store.forget_absent(&layout, indexes.absent(&archived)).map_err(failed)?;
+    }
     let begin = Instant::now();
     let mut read = 0;
     for segments in missing.chunks(SEGMENTS_AT_ONCE).take_while(|_| begin.elapsed() < TURN) {
