@@ -25,12 +25,12 @@ archives() { # fills one archive per tool, once
         as_user pgbackrest --config="$BENCH_DIR/pgbackrest.conf" --stanza=main archive-push "$segment"
     done
 }
-command_of() { # tool
+command_of() { # tool; by exec, without which the shell that PostgreSQL starts would start a process and wait for it
     case $1 in
-    cp) echo "cp $segments/%f %p" ;;
-    ready) echo "mv $BENCH_DIR/ready/%f %p" ;;
-    barkeep) echo "$barkeep -q -c $BENCH_DIR/barkeep.conf wal-restore --local main %f %p" ;;
-    pgbackrest) echo "pgbackrest --config=$BENCH_DIR/pgbackrest.conf --stanza=main --pg1-path=$replayed --archive-async --process-max=2 --archive-get-queue-max=128MiB archive-get %f %p" ;;
+    cp) echo "exec cp $segments/%f %p" ;;
+    ready) echo "exec mv $BENCH_DIR/ready/%f %p" ;;
+    barkeep) echo "exec $barkeep -q -c $BENCH_DIR/barkeep.conf wal-restore --local main %f %p" ;;
+    pgbackrest) echo "exec pgbackrest --config=$BENCH_DIR/pgbackrest.conf --stanza=main --pg1-path=$replayed --archive-async --process-max=2 --archive-get-queue-max=128MiB archive-get %f %p" ;;
     pg_wal) echo false ;;
     esac
 }

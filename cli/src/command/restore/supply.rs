@@ -121,7 +121,8 @@ pub(super) fn archived_until(available: &[AvailableWal]) -> Option<PgTimestamp> 
     newest.into_iter().filter_map(written).max()
 }
 
-/// `restore_command` for a server on this machine: this very program, on this configuration.
+/// `restore_command` for a server on this machine: this very program, on this configuration. By `exec` it takes the place of the
+/// shell that PostgreSQL starts for it: many shells would start another process, and wait for that.
 pub(super) fn get_wal_command(config: &Path, server: &str, partial: bool) -> Result<String, CommandError> {
     let program = std::env::current_exe()
         .map_err(|error| CommandError::because("the path of barkeep is not known", &error))?;
@@ -135,5 +136,5 @@ pub(super) fn get_wal_command(config: &Path, server: &str, partial: bool) -> Res
     };
     let partial = if partial { "-P " } else { "" };
     let server = command_word(server).map_err(|error| CommandError::new(error.to_string()))?;
-    Ok(format!("{} -c {} wal-restore --local {partial}{server} %f %p", word(&program)?, word(&config)?))
+    Ok(format!("exec {} -c {} wal-restore --local {partial}{server} %f %p", word(&program)?, word(&config)?))
 }

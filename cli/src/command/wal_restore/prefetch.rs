@@ -142,7 +142,7 @@ struct State {
     /// What lies ready, with its size in bytes.
     ready: BTreeMap<String, u64>,
     in_flight: BTreeMap<String, Flight>,
-    /// The longest that a thread that was not patient took for a file.
+    /// The longest that a thread that was not patient took to bring a file here.
     usual: Duration,
     /// Asked for, not begun.
     demanded: VecDeque<WalFile>,
@@ -329,6 +329,7 @@ impl Prefetcher {
             drop(state);
 
             let fetched = self.fetch(file, &part, &mut courier);
+            let took = since.elapsed();
             let fetched = fetched.and_then(|(bytes, end)| match file {
                 WalFile::Segment(segment) => self.join(segment, bytes, end, &part).map(|()| bytes),
                 _ => Ok(bytes),
@@ -340,7 +341,7 @@ impl Prefetcher {
                 return;
             }
             if !patient && fetched.is_ok() {
-                state.usual = state.usual.max(since.elapsed());
+                state.usual = state.usual.max(took);
             }
             match fetched {
                 Ok(bytes) if fs::rename(&part, self.spool.path().join(&name)).is_ok() => {
