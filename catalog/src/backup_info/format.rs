@@ -247,8 +247,9 @@ pub fn render(info: &BackupInfo) -> Result<String, Unrepresentable> {
     lines.text("pgdata", info.pgdata.as_deref())?;
     lines.text("server_name", info.server_name.as_deref())?;
     lines.shown("size", info.size);
-    if info.snapshots_info.is_some() {
-        lines.literal("snapshots_info", info.snapshots_info.as_ref());
+    // Only backups of disks have the key; what says as little as `None` reads as if it were not there.
+    if let Some(snapshots) = info.snapshots_info.as_ref().filter(|value| !value.is_falsy()) {
+        lines.literal("snapshots_info", Some(snapshots));
     }
     lines.shown("status", Some(info.status));
     lines.text("summarize_wal", info.summarize_wal.as_deref())?;
@@ -322,6 +323,15 @@ mod tests {
     #[track_caller]
     fn fault(text: &str) -> String {
         parse(id(), text.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn snapshots_that_say_nothing_are_written_as_they_read_again() {
+        for nothing in ["None", "00", "{}", "''"] {
+            let parsed = parse(id(), format!("snapshots_info={nothing}\n").as_bytes()).unwrap();
+            let text = render(&parsed.info).unwrap();
+            assert_eq!(render(&parse(id(), text.as_bytes()).unwrap().info).unwrap(), text, "{nothing}");
+        }
     }
 
     #[test]
