@@ -1,0 +1,84 @@
+use super::*;
+use barkeep_catalog::Layout;
+
+fn prefetcher(directory: &std::path::Path) -> Prefetcher {
+    let destination = directory.join("RECOVERYXLOG").into_os_string();
+    let line = crate::command::wal_restore::spool::CommandLine::new(&[], "".as_ref(), &destination);
+    let spool = Spool::new(None, &line, "").unwrap();
+    spool.make().unwrap();
+    let cursor = "000000010000000000000001".parse().ok();
+    let plan = Plan { cursor, size: Some(SegmentSize::DEFAULT), history: None };
+    Prefetcher {
+        spool,
+        source: Source::Local(Box::new(Layout::new("main", directory, directory))),
+        recovery: None,
+        system_id: None,
+        limits: Limits { jobs: 2, bytes: 128 << 20 },
+        state: Mutex::new(State { plan, ..State::default() }),
+        changed: Condvar::new(),
+    }
+}
+
+#[test]
+fn what_somebody_waits_for_is_not_left_to_the_patient_thread() {
+    let directory = tempfile::tempdir().unwrap();
+    let prefetcher = prefetcher(directory.path());
+    let mut state = prefetcher.state();
+    let asked_for: WalFile = "000000010000000000000009".parse().unwrap();
+    state.demanded.push_back(asked_for);
+    let expected: WalFile = "000000010000000000000002".parse().unwrap();
+    assert_eq!(prefetcher.choose(&mut state, true), Some(expected));
+    assert_eq!(prefetcher.choose(&mut state, false), Some(asked_for));
+}
+
+#[test]
+fn all_threads_fetch_ahead_only_while_little_lies_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    let prefetcher = prefetcher(directory.path());
+    let mut state = prefetcher.state();
+    state.ready.insert("000000010000000000000002".to_owned(), 1);
+    let third: WalFile = "000000010000000000000003".parse().unwrap();
+    assert_eq!(prefetcher.choose(&mut state, false), Some(third));
+    state.ready.insert(third.to_string(), 1);
+    assert_eq!(prefetcher.choose(&mut state, false), None);
+    assert!(prefetcher.choose(&mut state, true).is_some());
+}
+
+#[test]
+fn nobody_waits_long_for_a_thread_that_gets_no_processor() {
+    let directory = tempfile::tempdir().unwrap();
+    let prefetcher = prefetcher(directory.path());
+    let file: WalFile = "000000010000000000000002".parse().unwrap();
+    let flight = Flight { since: Instant::now(), patient: true };
+    prefetcher.state().in_flight.insert(file.to_string(), flight);
+    let (mut stream, _other) = UnixStream::pair().unwrap();
+    assert_eq!(prefetcher.demand(file, &mut stream).unwrap(), Answer::Direct);
+    assert!(flight.since.elapsed() >= PATIENT_GRACE);
+}
+
+/// A recovery that has segment 1 in its `pg_wal`, whose last record ends in segment 2.
+fn recovering(directory: &std::path::Path) -> Recovery {
+    fs::create_dir(directory.join("pg_wal")).unwrap();
+    fs::write(directory.join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
+    fs::write(directory.join("recovery.signal"), "").unwrap();
+    let bytes = testkit::wal::SEGMENT_BYTES;
+    let wal = testkit::wal::joined_segment(1, bytes as u64, bytes);
+    fs::write(directory.join("pg_wal/000000010000000000000001"), wal).unwrap();
+    Recovery::of(directory).unwrap()
+}
+
+#[test]
+fn a_record_is_followed_out_of_a_segment_that_the_prefetcher_has_not_heard_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let recovery = Some(recovering(directory.path()));
+    let prefetcher = Prefetcher { recovery, ..prefetcher(directory.path()) };
+    let [first, second]: [SegmentName; 2] =
+        ["000000010000000000000001", "000000010000000000000002"].map(|name| name.parse().unwrap());
+    prefetcher.state().is_asked_for(second, SystemTime::now());
+    assert!(prefetcher.end_of(first, second).unwrap().is_some());
+    // Fetched ahead: the first one is asked for, and what is there under its name may be of another recovery.
+    prefetcher.state().is_asked_for(first, SystemTime::now() + Duration::from_secs(60));
+    assert_eq!(prefetcher.end_of(first, second).unwrap_err(), Answer::Direct);
+    prefetcher.state().is_asked_for(first, SystemTime::UNIX_EPOCH);
+    assert!(prefetcher.end_of(first, second).unwrap().is_some());
+}
