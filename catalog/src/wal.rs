@@ -98,6 +98,12 @@ impl OpenWal {
         Ok(self.source.get_ref().metadata()?.len())
     }
 
+    /// The file, to tell the system how it is used; its position is of no use.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        self.source.get_ref()
+    }
+
     /// The first bytes as they are stored: at least a page header's worth, where there are so many.
     pub(crate) fn first_bytes(&self) -> &[u8] {
         self.source.buffer()

@@ -11,6 +11,7 @@ mod check;
 mod direct;
 mod extent;
 mod landing;
+mod memory;
 mod plan;
 mod prefetch;
 mod recovery;

@@ -20,6 +20,7 @@ use pgwal::{History, SegmentName, SegmentSize, WalFile};
 use rustix::fs::FallocateFlags;
 
 use super::check::Verdict;
+use super::memory;
 use super::plan::{Plan, depth};
 use super::recovery::Recovery;
 use super::seam::{self, Seam};
@@ -231,7 +232,21 @@ impl Prefetcher {
             self.state().ended = true;
             Answer::Direct
         };
-        stream.write_all(format!("{}\n", answer.word()).as_bytes())
+        let told = stream.write_all(format!("{}\n", answer.word()).as_bytes());
+        // Also where nobody waited for the answer.
+        if let (WalFile::Segment(segment), true) = (file, is_ours) {
+            self.let_go_behind(segment);
+        }
+        told
+    }
+
+    /// Lets the memory go that holds a segment that recovery has passed. The one directly before `segment` may still be needed:
+    /// for a record that ends in this, and for standbys that are fed from here.
+    fn let_go_behind(&self, segment: SegmentName) {
+        let Some((recovery, size)) = self.recovery.as_ref().zip(self.state().plan.size) else { return };
+        if let Some(passed) = segment.previous(size).and_then(|before| before.previous(size)) {
+            memory::let_go_of_path(&recovery.wal_directory().join(passed.to_string()));
+        }
     }
 
     /// Waits until a file is ready or known not to come.

@@ -12,6 +12,7 @@ use barkeep_transport::codec::{Bounded, Compression, MAGIC_BYTES};
 use barkeep_transport::ssh::{End, RemoteCommand, Ssh};
 use pgwal::{SegmentName, WalFile};
 
+use super::memory;
 use crate::command::remote::{self, RemoteFailure};
 use crate::error::{CommandError, chain, exit};
 
@@ -150,9 +151,15 @@ fn fetch_local(
 
 fn unpack_open(open: OpenWal, sink: &mut dyn Write) -> Result<(), FetchError> {
     let path = open.path.display().to_string();
+    // Nobody else wants it in memory, then.
+    let cold = open.file().try_clone().ok().filter(memory::is_cold);
     let mut plain =
         open.plain().map_err(|error| FetchError::Failed(CommandError::from(error).code(exit::CLIENT)))?;
-    copy(&mut plain, sink).map_err(|error| match error {
+    let copied = copy(&mut plain, sink);
+    if let Some(file) = cold {
+        memory::let_go_of(&file);
+    }
+    copied.map_err(|error| match error {
         CopyError::Source(error) if error.raw_os_error().is_none() => {
             FetchError::Damaged(format!("'{path}' is damaged: {error}"))
         }

@@ -82,3 +82,34 @@ fn a_record_is_followed_out_of_a_segment_that_the_prefetcher_has_not_heard_of() 
     prefetcher.state().is_asked_for(first, SystemTime::UNIX_EPOCH);
     assert!(prefetcher.end_of(first, second).unwrap().is_some());
 }
+
+#[test]
+fn segments_that_recovery_has_passed_leave_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let recovery = recovering(directory.path());
+    let [passed, latest] = ["000000010000000000000001", "000000010000000000000002"]
+        .map(|name| recovery.wal_directory().join(name));
+    if ![&passed, &latest].into_iter().all(|path| memory::tests::write_warm(path)) {
+        return;
+    }
+    let prefetcher = Prefetcher { recovery: Some(recovery), ..prefetcher(directory.path()) };
+    prefetcher.let_go_behind("000000010000000000000003".parse().unwrap());
+    let is_cold = |path: &Path| memory::is_cold(&File::open(path).unwrap());
+    assert!(is_cold(&passed));
+    assert!(!is_cold(&latest), "its last record may end in the third");
+}
+
+#[test]
+fn an_archived_file_is_left_in_memory_as_it_was_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("00000002.history");
+    if !memory::tests::write_warm(&path) {
+        return;
+    }
+    let is_cold = || memory::is_cold(&File::open(&path).unwrap());
+    Source::fetch_path(&path, &mut io::sink()).unwrap();
+    assert!(!is_cold(), "somebody had it there");
+    memory::let_go_of_path(&path);
+    Source::fetch_path(&path, &mut io::sink()).unwrap();
+    assert!(is_cold(), "nobody had");
+}
