@@ -46,7 +46,8 @@ archive_mode = off
 recovery_target_timeline = 'current'
 restore_command = '$(command_of "$1")'
 CONF
-    sync
+    # What was removed is over then, on a virtual machine also that its memory goes back to the host.
+    sync; sleep 4
     local before=$EPOCHREALTIME
     as_user "$server_bin/pg_ctl" -s -W -D "$replayed" -l "$replayed/log" start
     # Waits without a processor of its own: recovery, what fetches for it and the disk share the few that there are.
