@@ -93,10 +93,9 @@ fn segments_that_recovery_has_passed_leave_memory() {
         return;
     }
     let prefetcher = Prefetcher { recovery: Some(recovery), ..prefetcher(directory.path()) };
-    prefetcher.let_go_behind("000000010000000000000003".parse().unwrap());
-    let is_cold = |path: &Path| memory::is_cold(&File::open(path).unwrap());
-    assert!(is_cold(&passed));
-    assert!(!is_cold(&latest), "its last record may end in the third");
+    let third = "000000010000000000000003".parse().unwrap();
+    assert!(memory::tests::is_cold_after(&passed, || prefetcher.let_go_behind(third)));
+    assert!(!memory::is_cold(&File::open(&latest).unwrap()), "its last record may end in the third");
 }
 
 #[test]
@@ -106,10 +105,15 @@ fn an_archived_file_is_left_in_memory_as_it_was_found() {
     if !memory::tests::write_warm(&path) {
         return;
     }
-    let is_cold = || memory::is_cold(&File::open(&path).unwrap());
-    Source::fetch_path(&path, &mut io::sink()).unwrap();
-    assert!(!is_cold(), "somebody had it there");
-    memory::let_go_of_path(&path);
-    Source::fetch_path(&path, &mut io::sink()).unwrap();
-    assert!(is_cold(), "nobody had");
+    let fetch = || Source::fetch_path(&path, &mut io::sink()).unwrap();
+    fetch();
+    assert!(!memory::is_cold(&File::open(&path).unwrap()), "somebody had it there");
+    assert!(memory::tests::is_cold_after(&path, || memory::let_go_of_path(&path)));
+    assert!(
+        memory::tests::is_cold_after(&path, || {
+            memory::let_go_of_path(&path);
+            fetch();
+        }),
+        "nobody had"
+    );
 }
