@@ -1,5 +1,9 @@
+use super::state::{Flight, Task};
 use super::*;
+use crate::command::wal_restore::memory;
+use crate::command::wal_restore::plan::Plan;
 use barkeep_catalog::Layout;
+use pgwal::SegmentName;
 
 fn prefetcher(directory: &std::path::Path) -> Prefetcher {
     let destination = directory.join("RECOVERYXLOG").into_os_string();
@@ -27,8 +31,8 @@ fn what_somebody_waits_for_is_not_left_to_the_patient_thread() {
     let asked_for: WalFile = "000000010000000000000009".parse().unwrap();
     state.demanded.push_back(asked_for);
     let expected: WalFile = "000000010000000000000002".parse().unwrap();
-    assert_eq!(prefetcher.choose(&mut state, true), Some(expected));
-    assert_eq!(prefetcher.choose(&mut state, false), Some(asked_for));
+    assert_eq!(prefetcher.choose(&mut state, true), Task::Fetch(expected));
+    assert_eq!(prefetcher.choose(&mut state, false), Task::Fetch(asked_for));
 }
 
 #[test]
@@ -38,10 +42,68 @@ fn all_threads_fetch_ahead_only_while_little_lies_ready() {
     let mut state = prefetcher.state();
     state.ready.insert("000000010000000000000002".to_owned(), 1);
     let third: WalFile = "000000010000000000000003".parse().unwrap();
-    assert_eq!(prefetcher.choose(&mut state, false), Some(third));
+    assert_eq!(prefetcher.choose(&mut state, false), Task::Fetch(third));
     state.ready.insert(third.to_string(), 1);
-    assert_eq!(prefetcher.choose(&mut state, false), None);
-    assert!(prefetcher.choose(&mut state, true).is_some());
+    assert_eq!(prefetcher.choose(&mut state, false), Task::None);
+    assert!(matches!(prefetcher.choose(&mut state, true), Task::Fetch(_)));
+}
+
+/// A prefetcher that has enough ready, and fetches one more.
+fn well_stocked(directory: &std::path::Path) -> (Prefetcher, WalFile) {
+    let prefetcher = prefetcher(directory);
+    let file: WalFile = "000000010000000000000004".parse().unwrap();
+    let mut state = prefetcher.state();
+    state.ready.insert("000000010000000000000002".to_owned(), 1);
+    state.ready.insert("000000010000000000000003".to_owned(), 1);
+    let flight = Flight { since: Instant::now(), patient: true, held: false };
+    state.in_flight.insert(file.to_string(), flight);
+    drop(state);
+    (prefetcher, file)
+}
+
+#[test]
+fn the_patient_thread_keeps_still_while_the_server_syncs_what_it_got() {
+    let directory = tempfile::tempdir().unwrap();
+    let (prefetcher, _) = well_stocked(directory.path());
+    let mut state = prefetcher.state();
+    // Of the future, however slow this test runs.
+    state.last_question = Some(Instant::now() + Duration::from_secs(3600));
+    assert!(matches!(prefetcher.choose(&mut state, true), Task::KeepStill(_)));
+    state.ready.clear();
+    assert!(matches!(prefetcher.choose(&mut state, true), Task::Fetch(_)), "recovery is about to wait");
+}
+
+#[test]
+fn a_file_takes_the_disk_when_the_server_has_just_been_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let (prefetcher, file) = well_stocked(directory.path());
+    let name = file.to_string();
+    let since = Instant::now();
+    thread::scope(|scope| {
+        let holding = scope.spawn(|| prefetcher.hold(file, since));
+        while !prefetcher.state().in_flight[&name].held {
+            assert!(since.elapsed() < Duration::from_secs(30));
+            thread::yield_now();
+        }
+        assert!(!holding.is_finished());
+        prefetcher.state().last_question = Some(Instant::now());
+        prefetcher.changed.notify_all();
+        holding.join().unwrap();
+    });
+    let flight = prefetcher.state().in_flight[&name];
+    assert!(!flight.held && flight.since > since, "the time that it was held does not count");
+    // Nor is it held for ever where nobody asks.
+    prefetcher.hold(file, Instant::now());
+}
+
+#[test]
+fn nothing_is_held_when_little_lies_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    let (prefetcher, file) = well_stocked(directory.path());
+    let before = prefetcher.state().in_flight[&file.to_string()].since;
+    prefetcher.state().ready.clear();
+    prefetcher.hold(file, Instant::now());
+    assert_eq!(prefetcher.state().in_flight[&file.to_string()].since, before);
 }
 
 #[test]
@@ -49,7 +111,7 @@ fn nobody_waits_long_for_a_thread_that_gets_no_processor() {
     let directory = tempfile::tempdir().unwrap();
     let prefetcher = prefetcher(directory.path());
     let file: WalFile = "000000010000000000000002".parse().unwrap();
-    let flight = Flight { since: Instant::now(), patient: true };
+    let flight = Flight { since: Instant::now(), patient: true, held: false };
     prefetcher.state().in_flight.insert(file.to_string(), flight);
     let (mut stream, _other) = UnixStream::pair().unwrap();
     assert_eq!(prefetcher.demand(file, &mut stream).unwrap(), Answer::Direct);
@@ -101,6 +163,10 @@ fn segments_that_recovery_has_passed_leave_memory() {
         other.write_all(format!("get {third} {}\n", std::process::id()).as_bytes()).unwrap();
         drop(other);
         assert!(prefetcher.answer(stream).is_err());
+        let Task::LetGo(segment) = prefetcher.choose(&mut prefetcher.state(), true) else {
+            panic!("nothing is let go")
+        };
+        prefetcher.let_go_of(segment);
     };
     assert!(memory::tests::is_cold_after(&passed, ask));
     assert!(!memory::is_cold(&File::open(&latest).unwrap()), "its last record may end in the third");
