@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use testkit::{Cluster, StopMode};
+use testkit::{Cluster, StopMode, wait_for};
 
 use crate::archive_faults::{SmallDisk, failing_fsync};
 use crate::put_wal::{put, python, tar_stream};
@@ -186,6 +186,38 @@ fn a_full_disk_under_the_prefetcher_costs_only_time() {
         }
         assert!(fs::read(&to).unwrap() == content(segment(1, number)));
     }
+    kill_restorers(home.path(), true);
+}
+
+/// PostgreSQL would not hear of it any more when its own fsync comes.
+#[test]
+fn what_the_prefetcher_cannot_bring_to_stable_storage_is_not_kept_ready() {
+    let home = archived(4, "none");
+    let library = failing_fsync(home.path());
+    let (flag, out) = (home.join("fsync-fails"), home.join("out"));
+    fs::create_dir(&out).unwrap();
+    let to = out.join("RECOVERYXLOG");
+    let restore = |number: u64| {
+        let mut command = restore_local(&home, number, &to, &["-p", "2"]);
+        command.env("LD_PRELOAD", &library).env("FSYNC_FAILS", &flag);
+        Run::of(command.stderr(Stdio::piped())).success();
+        assert!(fs::read(&to).unwrap() == content(segment(1, number)));
+        fs::remove_file(&to).unwrap();
+    };
+    let ready = || {
+        let spool = all_names(&out).into_iter().find(|name| name.starts_with(".barkeep-prefetch-"))?;
+        Some(
+            all_names(&out.join(spool)).into_iter().filter(|name| name.parse::<pgwal::SegmentName>().is_ok()),
+        )
+    };
+    fs::write(&flag, "all").unwrap();
+    restore(1);
+    restore(2);
+    assert_eq!(ready().expect("a prefetcher").count(), 0);
+    fs::remove_file(&flag).unwrap();
+    restore(3);
+    let fourth = segment(1, 4).to_string();
+    wait_for("the next one to be ready", 60, || ready()?.any(|name| name == fourth).then_some(()));
     kill_restorers(home.path(), true);
 }
 
