@@ -23,6 +23,7 @@ pub(super) struct Check {
     system_id: Option<u64>,
     head: Vec<u8>,
     bytes: u64,
+    records: u32,
     expected_bytes: Option<u64>,
     decoder: Option<Decoder>,
     verdict: Verdict,
@@ -32,7 +33,7 @@ impl Check {
     pub(super) fn new(segment: SegmentName, system_id: Option<u64>) -> Self {
         let head = Vec::with_capacity(LONG_HEADER_BYTES);
         let verdict = Verdict::Sound;
-        Check { segment, system_id, head, bytes: 0, expected_bytes: None, decoder: None, verdict }
+        Check { segment, system_id, head, bytes: 0, records: 0, expected_bytes: None, decoder: None, verdict }
     }
 
     /// Takes in the next bytes.
@@ -58,6 +59,11 @@ impl Check {
         let decoder = self.decoder.as_ref().filter(|_| self.verdict == Verdict::Sound)?;
         let size = SegmentSize::new(self.bytes).filter(|_| self.expected_bytes == Some(self.bytes))?;
         LooseEnd::of(decoder, size)
+    }
+
+    /// How many records begin in what was taken in.
+    pub(super) fn records(&self) -> u32 {
+        self.records
     }
 
     /// The verdict, when all bytes were taken in.
@@ -110,7 +116,10 @@ impl Check {
             let fault = match decoder.next(&mut input) {
                 Ok(None) => return,
                 Ok(Some(record)) => match Parts::check(&record) {
-                    Ok(()) => continue,
+                    Ok(()) => {
+                        self.records = self.records.saturating_add(1);
+                        continue;
+                    }
                     Err(kind) => Fault { lsn: record.lsn, kind },
                 },
                 Err(fault) => fault,

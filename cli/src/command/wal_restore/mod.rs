@@ -247,6 +247,8 @@ struct Looked<W> {
     verdict: Verdict,
     /// How a sound segment ends, if a record goes on in the next one.
     end: Option<LooseEnd>,
+    /// How many records it has.
+    records: u32,
 }
 
 impl<W: Write> Checked<W> {
@@ -260,8 +262,9 @@ impl<W: Write> Checked<W> {
 
     fn finish(self) -> Looked<W> {
         let end = self.check.as_ref().and_then(Check::loose_end);
+        let records = self.check.as_ref().map_or(0, Check::records);
         let verdict = self.check.map_or(Verdict::Sound, Check::finish);
-        Looked { sink: self.sink, verdict, end }
+        Looked { sink: self.sink, verdict, end, records }
     }
 }
 

@@ -182,12 +182,12 @@ impl Prefetcher {
     fn demand(&self, file: WalFile, stream: &mut UnixStream) -> io::Result<Answer> {
         let name = file.to_string();
         let mut state = self.state();
-        state.last_question = Some(Instant::now());
         state.refused.clear();
         if let WalFile::Segment(segment) = file {
             state.is_asked_for(segment, SystemTime::now());
             self.drop_what_is_behind(&mut state, &name);
         }
+        state.last_question = Some(Instant::now());
         if !state.ready.contains_key(&name) && !state.in_flight.contains_key(&name) {
             state.demanded.push_front(file);
         }
@@ -269,6 +269,7 @@ fn empty(spool: &Spool) {
 }
 
 mod fetching;
+mod pace;
 mod state;
 #[cfg(test)]
 mod tests;

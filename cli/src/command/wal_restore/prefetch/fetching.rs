@@ -12,7 +12,7 @@ use pgwal::{History, SegmentName, SegmentSize, WalFile};
 use rustix::fs::FallocateFlags;
 
 use super::Prefetcher;
-use super::state::{FEW, Flight, State, Task};
+use super::state::{FEW, Flight, State, Task, WAIT_MAX};
 use crate::command::wal_restore::check::Verdict;
 use crate::command::wal_restore::memory;
 use crate::command::wal_restore::plan::depth;
@@ -24,10 +24,19 @@ use crate::command::wal_restore::{Checked, Looked};
 
 /// How much farther the thread steps back that fetches while enough lies ready.
 const PATIENT_NICENESS: i32 = 14;
-/// How long a file waits for the next question before it is brought to stable storage.
-const HOLD_MAX: Duration = Duration::from_millis(500);
+/// How long it takes about to let memory go.
+const LETTING_GO: Duration = Duration::from_millis(1);
 /// How long the server may take to give a segment that it was handed its name.
 const HANDING_OVER: Duration = Duration::from_secs(1);
+
+/// A sound file that is here.
+#[derive(Debug)]
+struct Fetched {
+    bytes: u64,
+    /// How a segment ends, if a record goes on in the next one.
+    end: Option<LooseEnd>,
+    records: u32,
+}
 
 impl Prefetcher {
     pub(super) fn fetch_for_ever(&self, number: u32) {
@@ -65,9 +74,9 @@ impl Prefetcher {
 
             let fetched = self.fetch(file, &part, &mut courier, patient.then_some(since));
             let took = since.elapsed();
-            let fetched = fetched.and_then(|(bytes, end)| match file {
-                WalFile::Segment(segment) => self.join(segment, bytes, end, &part).map(|()| bytes),
-                _ => Ok(bytes),
+            let fetched = fetched.and_then(|fetched| match file {
+                WalFile::Segment(segment) => self.join(segment, fetched, &part),
+                _ => Ok(fetched.bytes),
             });
 
             let mut state = self.state();
@@ -111,8 +120,10 @@ impl Prefetcher {
             return Task::Fetch(file);
         }
         let expected = self.expected(state, patient);
+        let needed = if state.passed.is_empty() { state.pace.copying() } else { LETTING_GO };
         let has_work = expected.is_some() || !state.passed.is_empty();
-        if let (true, Some(left)) = (patient && has_work, state.stillness_left()) {
+        if let (true, Some(left)) = (patient && has_work, state.stillness_left(self.to_spare(state, needed)))
+        {
             return Task::KeepStill(left);
         }
         if (patient || !self.is_shared())
@@ -121,6 +132,13 @@ impl Prefetcher {
             return Task::LetGo(passed);
         }
         expected.map_or(Task::None, Task::Fetch)
+    }
+
+    /// How long must be left until the next question for what takes as long as `needed`: with less than half of what is to lie ready,
+    /// it is done between any two questions.
+    fn to_spare(&self, state: &State, needed: Duration) -> Duration {
+        let depth = state.plan.size.map(|size| depth(self.limits.bytes, size));
+        if depth.is_some_and(|depth| state.ready.len() * 2 >= depth) { needed } else { Duration::ZERO }
     }
 
     /// The first segment that recovery will come to and that is not at hand, when it is to be fetched now.
@@ -152,7 +170,8 @@ impl Prefetcher {
         part: &Path,
         courier: &mut Courier<'_>,
         patient_since: Option<Instant>,
-    ) -> Result<(u64, Option<LooseEnd>), Answer> {
+    ) -> Result<Fetched, Answer> {
+        let begun = Instant::now();
         let create = || {
             // Locked: nothing appears in a directory that has been tidied up.
             let state = self.state();
@@ -173,29 +192,35 @@ impl Prefetcher {
             _ => Answer::Direct,
         })?;
         let bytes = checked.bytes;
-        let Looked { sink, verdict: Verdict::Sound, end } = checked.finish() else {
+        let Looked { sink, verdict: Verdict::Sound, end, records } = checked.finish() else {
             return Err(Answer::Direct);
         };
         if let Some(since) = patient_since {
+            self.state().pace.copied(begun.elapsed());
             self.hold(file, since);
         }
+        let begun = Instant::now();
         // PostgreSQL brings each segment to stable storage before it replays it: here that keeps nobody waiting. It would not hear
         // of a failure that was told here.
         sink.sync_data().map_err(|_| Answer::Direct)?;
-        Ok((bytes, end))
+        self.state().pace.synced(begun.elapsed());
+        Ok(Fetched { bytes, end, records })
     }
 
-    /// Waits for a question since `since`, and until what it asked for is on stable storage: from then on it is longest until the
-    /// server needs the disk again.
+    /// Waits until the server will not need the disk for as long as this will: if that can't be told, for a question since `since`,
+    /// and until what it asked for is on stable storage.
     pub(super) fn hold(&self, file: WalFile, since: Instant) {
         let name = file.to_string();
         let begun = Instant::now();
         let mut state = self.state();
         while !state.ended && state.ready.len() >= FEW {
-            let left = match state.last_question.filter(|asked| *asked >= since) {
+            let needed = self.to_spare(&state, state.pace.syncing());
+            let is_served = state.last_question.is_some_and(|asked| asked >= since);
+            let left = if is_served || state.is_time_for(needed) {
+                state.stillness_left(needed)
+            } else {
                 // A server that asks seldom is as well served now.
-                None => HOLD_MAX.checked_sub(begun.elapsed()),
-                Some(_) => state.stillness_left(),
+                WAIT_MAX.checked_sub(begun.elapsed())
             };
             let Some(left) = left else { break };
             state.set_held(&name, true);
@@ -213,13 +238,8 @@ impl Prefetcher {
     }
 
     /// Makes sure that a segment begins with the rest of the record that the one before it ends with, and notes how it ends itself.
-    fn join(
-        &self,
-        segment: SegmentName,
-        bytes: u64,
-        mut end: Option<LooseEnd>,
-        part: &Path,
-    ) -> Result<(), Answer> {
+    fn join(&self, segment: SegmentName, fetched: Fetched, part: &Path) -> Result<u64, Answer> {
+        let Fetched { bytes, mut end, records } = fetched;
         if let Some(before) = SegmentSize::new(bytes).and_then(|size| segment.previous(size))
             && let Some(open) = self.end_of(before, segment)?
         {
@@ -233,9 +253,11 @@ impl Prefetcher {
         let (cursor, size) = (state.plan.cursor, state.plan.size);
         if let Some(behind) = cursor.zip(size).and_then(|(cursor, size)| cursor.previous(size)) {
             state.ends.retain(|known, _| *known >= behind);
+            state.records.retain(|known, _| *known >= behind);
         }
         state.ends.insert(segment, end);
-        Ok(())
+        state.records.insert(segment, records);
+        Ok(bytes)
     }
 
     /// How the segment before `segment` ends: if it is being fetched, that is waited for; if the server got it without the

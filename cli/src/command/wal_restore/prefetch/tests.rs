@@ -1,4 +1,5 @@
-use super::state::{Flight, Task};
+use super::pace::Pace;
+use super::state::{Flight, Task, WAIT_MAX};
 use super::*;
 use crate::command::wal_restore::memory;
 use crate::command::wal_restore::plan::Plan;
@@ -94,6 +95,42 @@ fn a_file_takes_the_disk_when_the_server_has_just_been_served() {
     assert!(!flight.held && flight.since > since, "the time that it was held does not count");
     // Nor is it held for ever where nobody asks.
     prefetcher.hold(file, Instant::now());
+}
+
+#[test]
+fn what_takes_longer_than_the_server_will_be_busy_waits_for_its_next_question() {
+    const LONG: Duration = Duration::from_secs(1000);
+    let directory = tempfile::tempdir().unwrap();
+    let prefetcher = prefetcher(directory.path());
+    let mut state = prefetcher.state();
+    let names = [1, 2, 3, 4, 5].map(|number| format!("00000001000000000000000{number}"));
+    let [first, second] = [&names[0], &names[1]].map(|name| name.parse::<SegmentName>().unwrap());
+    state.ready.extend(names[1..].iter().map(|name| (name.clone(), 1)));
+    state.records.extend([(first, 1_000_000), (second, 10)]);
+    let long_ago = Instant::now().checked_sub(Duration::from_millis(100)).unwrap();
+    state.last_question = Some(long_ago);
+    state.pace.copied(LONG / 2);
+    assert!(matches!(prefetcher.choose(&mut state, true), Task::Fetch(_)), "its pace is not known yet");
+    state.pace.replayed(1000, Duration::from_secs(1));
+    assert!(matches!(prefetcher.choose(&mut state, true), Task::Fetch(_)), "it is busy for long");
+    assert!(state.is_time_for(LONG / 2) && !state.is_time_for(LONG));
+    state.pace.copied(LONG * 4);
+    assert!(matches!(prefetcher.choose(&mut state, true), Task::KeepStill(_)));
+    state.pace = Pace::default();
+    state.is_asked_for(second, SystemTime::now());
+    state.passed.clear();
+    assert!(
+        state.pace.replay_of(1_000_000).unwrap() >= Duration::from_millis(100),
+        "from question to question"
+    );
+    state.pace.copied(LONG);
+    assert!(matches!(prefetcher.choose(&mut state, true), Task::KeepStill(_)));
+    // With less than half of what is to lie ready, that counts more, and nothing waits for ever.
+    let ready = state.ready.split_off(&names[3]);
+    assert!(matches!(prefetcher.choose(&mut state, true), Task::Fetch(_)));
+    state.ready.extend(ready);
+    state.last_question = Instant::now().checked_sub(WAIT_MAX);
+    assert!(matches!(prefetcher.choose(&mut state, true), Task::Fetch(_)));
 }
 
 #[test]
